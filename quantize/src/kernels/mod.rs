@@ -1,0 +1,1 @@
+//! Scalar and vector quantization kernels: rows of f32 in, ggml blocks out.

@@ -1,0 +1,6 @@
+//! Turns a Hugging Face checkpoint into a quantized GGUF file in one pass.
+//!
+//! `checkpoint` (read) -> `plan` (pure) -> `kernels` (pure) -> `pipeline` (bounded I/O) -> GGUF.
+
+pub mod kernels;
+pub mod tokenizer;

@@ -1,0 +1,1 @@
+//! Vocabularies: read from a checkpoint, written to GGUF, tested against each other.
