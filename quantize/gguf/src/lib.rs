@@ -1,1 +1,29 @@
-//! GGUF
+//! The GGUF file format: a validating reader and a writer.
+//!
+//! [`Gguf`] describes a file: typed metadata and where each tensor lies. A value exists only if
+//! the file is valid, so whoever holds one may slice the file with it. [`Gguf::read`] and
+//! [`Gguf::open`] make one from a file, version 2 or 3; [`Gguf::new`] and
+//! [`Gguf::write_header`] write version 3. Both use one layout, the one that llama.cpp requires.
+//!
+//! What this is not: it neither reads nor writes the tensors' data, and it knows no byte order but
+//! little-endian.
+#![forbid(unsafe_code)]
+
+mod dtype;
+mod error;
+mod gguf;
+mod layout;
+mod model;
+mod read;
+mod value;
+mod write;
+
+pub use dtype::DType;
+pub use error::{Error, LooksLike};
+pub use gguf::{Gguf, VERSION};
+pub use layout::{
+    ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAX_ALIGNMENT, MAX_DIMS, MAX_HEADER_BYTES,
+    MAX_TENSOR_NAME_BYTES, MAX_TENSORS, TensorInfo, TensorSpec,
+};
+pub use model::check_model;
+pub use value::{Array, MAX_KEY_BYTES, MAX_KEYS, MAX_STRINGS, Metadata, Scalar, Value, ValueType};
