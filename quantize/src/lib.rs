@@ -3,4 +3,5 @@
 //! `checkpoint` (read) -> `plan` (pure) -> `kernels` (pure) -> `pipeline` (bounded I/O) -> GGUF.
 
 pub mod kernels;
+pub mod threads;
 pub mod tokenizer;
