@@ -1,0 +1,439 @@
+//! A context: the state of one or more sequences over a model, and the computation.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+
+use llama_cpp_sys_2 as sys;
+
+use super::threadpool::ThreadPool;
+use super::{Batch, MAX_THREADS, Model, TokenId, log};
+
+/// How to make a context.
+#[derive(Debug, Clone)]
+pub struct ContextParams {
+    /// Tokens that all sequences together may hold; llama.cpp may round it up.
+    pub n_ctx: u32,
+    /// The most tokens in one batch.
+    pub n_batch: u32,
+    /// The most tokens that are computed at once.
+    pub n_ubatch: u32,
+    /// Number of sequences.
+    pub n_seq_max: u32,
+    /// Threads to compute with, 1 to [`MAX_THREADS`].
+    pub n_threads: usize,
+}
+
+impl Default for ContextParams {
+    fn default() -> Self {
+        ContextParams {
+            n_ctx: 4096,
+            n_batch: 512,
+            n_ubatch: 512,
+            n_seq_max: 1,
+            n_threads: 1,
+        }
+    }
+}
+
+/// Why there is no context.
+#[derive(Debug, thiserror::Error)]
+pub enum ContextError {
+    /// Only the vocabulary was loaded.
+    #[error("only the model's vocabulary is loaded")]
+    VocabularyOnly,
+    /// A number out of range.
+    #[error("{name} is {value}; it must be from 1 to {max}")]
+    OutOfRange {
+        /// The parameter.
+        name: &'static str,
+        /// Its value.
+        value: u64,
+        /// The largest accepted value.
+        max: u64,
+    },
+    /// llama.cpp refused, most often for lack of memory.
+    #[error("llama.cpp cannot make a context of {n_ctx} tokens: {reason}")]
+    Refused {
+        /// The tokens asked for.
+        n_ctx: u32,
+        /// What llama.cpp said.
+        reason: String,
+    },
+}
+
+/// Why a batch was not computed.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// A batch that llama.cpp would refuse or abort on.
+    #[error("invalid batch: {0}")]
+    Invalid(String),
+    /// No room left in the context.
+    #[error("the context has no room for {n_tokens} more tokens")]
+    Full {
+        /// Tokens in the batch.
+        n_tokens: usize,
+    },
+    /// The stop flag was set; the parts of the batch computed so far remain in the context.
+    #[error("interrupted")]
+    Stopped,
+    /// llama.cpp failed.
+    #[error("llama.cpp failed with code {code}: {reason}")]
+    Failed {
+        /// Its return value.
+        code: i32,
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// A context over a shared model. One thread at a time computes with it.
+#[derive(Debug)]
+pub struct Context {
+    // Dropped by hand first, since it uses the threads.
+    context: NonNull<sys::llama_context>,
+    _threads: Option<ThreadPool>,
+    model: Arc<Model>,
+    stop: Arc<AtomicBool>,
+    /// Which tokens of the last computed batch have logits.
+    outputs: Vec<bool>,
+    n_batch: usize,
+    n_ubatch: usize,
+    n_seq_max: u32,
+    n_vocab: usize,
+}
+
+// SAFETY: llama.cpp does not tie a context to a thread, and `&mut self` on all that computes keeps two
+// threads from using it at once. It is not Sync: reading logits may reorder them inside.
+unsafe impl Send for Context {}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: the context came from llama.cpp and is freed only here; model, threads and stop flag
+        // are fields and outlive this call.
+        unsafe { sys::llama_free(self.context.as_ptr()) };
+    }
+}
+
+impl Context {
+    /// Makes a context. Setting `stop` ends a running computation soon (on the CPU).
+    ///
+    /// # Errors
+    /// See [`ContextError`].
+    pub fn new(
+        model: Arc<Model>,
+        params: &ContextParams,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Self, ContextError> {
+        if model.is_vocab_only() {
+            return Err(ContextError::VocabularyOnly);
+        }
+        check(
+            "the context's length",
+            u64::from(params.n_ctx),
+            i32::MAX as u64,
+        )?;
+        check(
+            "the batch's length",
+            u64::from(params.n_batch),
+            i32::MAX as u64,
+        )?;
+        check(
+            "the compute batch's length",
+            u64::from(params.n_ubatch),
+            i32::MAX as u64,
+        )?;
+        // SAFETY: returns a constant.
+        let n_seq_limit = unsafe { sys::llama_max_parallel_sequences() };
+        check(
+            "the number of sequences",
+            u64::from(params.n_seq_max),
+            n_seq_limit as u64,
+        )?;
+        check(
+            "the number of threads",
+            params.n_threads as u64,
+            MAX_THREADS as u64,
+        )?;
+
+        // SAFETY: returns plain data.
+        let mut raw = unsafe { sys::llama_context_default_params() };
+        raw.n_ctx = params.n_ctx;
+        raw.n_batch = params.n_batch;
+        raw.n_ubatch = params.n_ubatch.min(params.n_batch);
+        raw.n_seq_max = params.n_seq_max;
+        raw.n_threads = params.n_threads as i32;
+        raw.n_threads_batch = params.n_threads as i32;
+        raw.no_perf = true;
+        raw.abort_callback = Some(should_stop);
+        raw.abort_callback_data = Arc::as_ptr(&stop).cast_mut().cast();
+
+        log::take_errors();
+        let context = {
+            let _lock = model
+                .making_context
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            // SAFETY: the model is loaded with its weights, and the lock keeps others from making a
+            // context of it now. The stop flag lives as long as the context (`Context::stop`).
+            unsafe { sys::llama_init_from_model(model.as_ptr(), raw) }
+        };
+        let Some(context) = NonNull::new(context) else {
+            let reason = log::take_errors().into_iter().next();
+            let reason = reason.unwrap_or_else(|| "it gives no reason".to_owned());
+            return Err(ContextError::Refused {
+                n_ctx: params.n_ctx,
+                reason,
+            });
+        };
+        let threads = ThreadPool::new(params.n_threads);
+        if let Some(threads) = &threads {
+            // SAFETY: context and threads are alive; the context is freed before the threads.
+            unsafe {
+                sys::llama_attach_threadpool(
+                    context.as_ptr(),
+                    threads.as_ptr(),
+                    std::ptr::null_mut(),
+                )
+            };
+        }
+        // SAFETY: the context is alive.
+        let (n_batch, n_ubatch) = unsafe {
+            (
+                sys::llama_n_batch(context.as_ptr()),
+                sys::llama_n_ubatch(context.as_ptr()),
+            )
+        };
+        let n_vocab = model.n_vocab();
+        Ok(Context {
+            context,
+            _threads: threads,
+            model,
+            stop,
+            outputs: Vec::new(),
+            n_batch: n_batch as usize,
+            n_ubatch: n_ubatch as usize,
+            n_seq_max: params.n_seq_max,
+            n_vocab,
+        })
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The flag that stops a running computation.
+    #[must_use]
+    pub fn stop_flag(&self) -> &Arc<AtomicBool> {
+        &self.stop
+    }
+
+    /// Tokens that the context holds, as llama.cpp rounded it.
+    #[must_use]
+    pub fn n_ctx(&self) -> usize {
+        // SAFETY: the context is alive.
+        unsafe { sys::llama_n_ctx(self.context.as_ptr()) as usize }
+    }
+
+    /// The most tokens in one batch.
+    #[must_use]
+    pub fn n_batch(&self) -> usize {
+        self.n_batch
+    }
+
+    /// Computes a batch; afterwards [`Context::logits`] gives the outputs it asked for.
+    ///
+    /// # Errors
+    /// See [`DecodeError`]. After an error the context may hold a part of the batch: cut it back with
+    /// [`Context::truncate`].
+    pub fn decode(&mut self, batch: &Batch) -> Result<(), DecodeError> {
+        self.compute(batch, Call::Decode)
+    }
+
+    /// Computes a batch with the encoder of an encoder-decoder model.
+    ///
+    /// # Errors
+    /// See [`DecodeError`].
+    pub fn encode(&mut self, batch: &Batch) -> Result<(), DecodeError> {
+        if batch.len() > self.n_ubatch {
+            let problem = format!(
+                "{} tokens for an encoder that takes {}",
+                batch.len(),
+                self.n_ubatch
+            );
+            return Err(DecodeError::Invalid(problem));
+        }
+        self.compute(batch, Call::Encode)
+    }
+
+    fn compute(&mut self, batch: &Batch, call: Call) -> Result<(), DecodeError> {
+        self.check(batch)?;
+        self.outputs.clear();
+        let n_tokens = batch.len();
+        let mut tokens = batch.tokens.clone();
+        let mut positions = batch.positions.clone();
+        let mut sequences = batch.sequences.clone();
+        let mut n_sequences = vec![1i32; n_tokens];
+        let mut sequence_lists: Vec<*mut i32> =
+            sequences.iter_mut().map(std::ptr::from_mut).collect();
+        let mut outputs: Vec<i8> = batch.outputs.iter().map(|&o| i8::from(o)).collect();
+        let raw = sys::llama_batch {
+            n_tokens: n_tokens as i32,
+            token: tokens.as_mut_ptr(),
+            embd: std::ptr::null_mut(),
+            pos: positions.as_mut_ptr(),
+            n_seq_id: n_sequences.as_mut_ptr(),
+            seq_id: sequence_lists.as_mut_ptr(),
+            logits: outputs.as_mut_ptr(),
+        };
+        log::take_errors();
+        // SAFETY: all arrays have n_tokens entries (n_tokens <= n_batch fits i32) and outlive the call;
+        // tokens, positions and sequences are in range (`check`), one sequence per token.
+        let code = unsafe {
+            match call {
+                Call::Decode => sys::llama_decode(self.context.as_ptr(), raw),
+                Call::Encode => sys::llama_encode(self.context.as_ptr(), raw),
+            }
+        };
+        match code {
+            0 => {
+                self.outputs.clone_from(&batch.outputs);
+                Ok(())
+            }
+            1 => Err(DecodeError::Full { n_tokens }),
+            2 => Err(DecodeError::Stopped),
+            code => {
+                let reason = log::take_errors().into_iter().next();
+                Err(DecodeError::Failed {
+                    code,
+                    reason: reason.unwrap_or_else(|| "it gives no reason".to_owned()),
+                })
+            }
+        }
+    }
+
+    fn check(&self, batch: &Batch) -> Result<(), DecodeError> {
+        let invalid = |problem: String| Err(DecodeError::Invalid(problem));
+        if batch.is_empty() {
+            return invalid("it is empty".to_owned());
+        }
+        if batch.len() > self.n_batch {
+            return invalid(format!(
+                "{} tokens, at most {} fit",
+                batch.len(),
+                self.n_batch
+            ));
+        }
+        for &token in &batch.tokens {
+            if usize::try_from(token).map_or(true, |t| t >= self.n_vocab) {
+                return invalid(format!("token {token} of a vocabulary of {}", self.n_vocab));
+            }
+        }
+        if batch.positions.iter().any(|&p| p < 0) {
+            return invalid("a position past 2^31".to_owned());
+        }
+        if let Some(s) = batch
+            .sequences
+            .iter()
+            .find(|&&s| u32::try_from(s).map_or(true, |s| s >= self.n_seq_max))
+        {
+            return invalid(format!("sequence {s} of {}", self.n_seq_max));
+        }
+        Ok(())
+    }
+
+    /// The logits (one f32 for each token of the vocabulary) that follow token `i` of the last computed
+    /// batch; `None` when the batch did not ask for them.
+    #[must_use]
+    pub fn logits(&self, i: usize) -> Option<&[f32]> {
+        if !self.outputs.get(i).copied().unwrap_or(false) {
+            return None;
+        }
+        // SAFETY: the context is alive and entry `i` of the last batch was computed with output.
+        let logits = unsafe { sys::llama_get_logits_ith(self.context.as_ptr(), i as i32) };
+        if logits.is_null() {
+            return None;
+        }
+        // SAFETY: a non-null result points to n_vocab floats that stay in place until the next
+        // computation, which needs `&mut self`.
+        Some(unsafe { std::slice::from_raw_parts(logits, self.n_vocab) })
+    }
+
+    /// Removes the tokens of a sequence from position `from` on. False when this kind of model cannot
+    /// remove a part (recurrent ones): then [`Context::clear`] and compute again.
+    pub fn truncate(&mut self, sequence: u32, from: usize) -> bool {
+        let (Ok(sequence), Ok(from)) = (i32::try_from(sequence), i32::try_from(from)) else {
+            return false;
+        };
+        // SAFETY: the context is alive; the memory belongs to it and is null for models without one.
+        unsafe {
+            let memory = sys::llama_get_memory(self.context.as_ptr());
+            memory.is_null() || sys::llama_memory_seq_rm(memory, sequence, from, -1)
+        }
+    }
+
+    /// Removes all tokens.
+    pub fn clear(&mut self) {
+        // SAFETY: as in `truncate`.
+        unsafe {
+            let memory = sys::llama_get_memory(self.context.as_ptr());
+            if !memory.is_null() {
+                sys::llama_memory_clear(memory, true);
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Call {
+    Decode,
+    Encode,
+}
+
+fn check(name: &'static str, value: u64, max: u64) -> Result<(), ContextError> {
+    if (1..=max).contains(&value) {
+        Ok(())
+    } else {
+        Err(ContextError::OutOfRange { name, value, max })
+    }
+}
+
+/// Called between the operations of a computation; true stops it.
+unsafe extern "C" fn should_stop(data: *mut c_void) -> bool {
+    // SAFETY: `data` is the AtomicBool of `Context::stop`, which outlives the context.
+    unsafe { &*data.cast::<AtomicBool>() }.load(Ordering::Relaxed)
+}
+
+/// Computes the logits after every token of `tokens`, from an empty context: what evaluation compares.
+///
+/// Rows of `n_vocab` f32, one for each token, in order. The context is cleared first.
+///
+/// # Errors
+/// See [`DecodeError`]; [`DecodeError::Full`] when the context is too short.
+pub fn all_logits(
+    context: &mut Context,
+    tokens: &[TokenId],
+    mut row: impl FnMut(usize, &[f32]),
+) -> Result<(), DecodeError> {
+    context.clear();
+    let mut batch = Batch::new();
+    for (chunk_index, chunk) in tokens.chunks(context.n_batch()).enumerate() {
+        let first = chunk_index * context.n_batch();
+        batch.clear();
+        for (i, &token) in chunk.iter().enumerate() {
+            batch.push(token, first + i, 0, true);
+        }
+        context.decode(&batch)?;
+        for i in 0..chunk.len() {
+            let logits = context.logits(i).ok_or(DecodeError::Failed {
+                code: 0,
+                reason: format!("no logits for token {}", first + i),
+            })?;
+            row(first + i, logits);
+        }
+    }
+    Ok(())
+}

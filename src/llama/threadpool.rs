@@ -1,0 +1,61 @@
+//! ggml's pool of compute threads.
+//!
+//! Without one ggml starts its threads anew for every token. The functions live in the CPU library that
+//! was chosen at run time, so they are looked up through ggml's registry.
+
+use std::ffi::c_int;
+use std::ptr::NonNull;
+
+use llama_cpp_sys_2 as sys;
+
+use super::backend::cpu_function;
+
+type New = unsafe extern "C" fn(*mut sys::ggml_threadpool_params) -> *mut sys::ggml_threadpool;
+type Free = unsafe extern "C" fn(*mut sys::ggml_threadpool);
+
+/// Threads that wait for work; stopped on drop.
+#[derive(Debug)]
+pub(super) struct ThreadPool {
+    pool: NonNull<sys::ggml_threadpool>,
+    free: Free,
+}
+
+impl ThreadPool {
+    /// Starts `n_threads` threads (1 to [`super::MAX_THREADS`]); `None` when the CPU library offers no pool.
+    pub(super) fn new(n_threads: usize) -> Option<Self> {
+        let (new, free) = (
+            cpu_function(c"ggml_threadpool_new"),
+            cpu_function(c"ggml_threadpool_free"),
+        );
+        if new.is_null() || free.is_null() {
+            return None;
+        }
+        // SAFETY: under these names the registry gives ggml_threadpool_new and ggml_threadpool_free
+        // (ggml-cpu.h), whose types these are; neither is null.
+        let (new, free) = unsafe {
+            (
+                std::mem::transmute::<*mut std::ffi::c_void, New>(new),
+                std::mem::transmute::<*mut std::ffi::c_void, Free>(free),
+            )
+        };
+        let n_threads = c_int::try_from(n_threads.clamp(1, super::MAX_THREADS)).ok()?;
+        // SAFETY: the parameters are plain data made by ggml itself and outlive the call.
+        let pool = unsafe {
+            let mut params = sys::ggml_threadpool_params_default(n_threads);
+            new(&raw mut params)
+        };
+        NonNull::new(pool).map(|pool| ThreadPool { pool, free })
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut sys::ggml_threadpool {
+        self.pool.as_ptr()
+    }
+}
+
+impl Drop for ThreadPool {
+    fn drop(&mut self) {
+        // SAFETY: the pool came from ggml_threadpool_new and is freed only here, by the function of the
+        // same library; its owner frees the context that uses it first.
+        unsafe { (self.free)(self.pool.as_ptr()) };
+    }
+}

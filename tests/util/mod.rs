@@ -1,0 +1,1 @@
+//! Shared helpers: models made at test time, and running the programs.
