@@ -1,3 +1,4 @@
 //! The integration tests: one binary, one file for each topic.
 
+mod kernels;
 mod util;

@@ -1,1 +1,147 @@
-//! Scalar and vector quantization kernels: rows of f32 in, ggml blocks out.
+//! Quantization kernels: rows of `f32` in, rows of ggml blocks out. Pure: no I/O, no threads, no
+//! state.
+//!
+//! The `scalar` kernels define the bytes, against ggml's reference quantizers as compiled for
+//! x86-64: strict IEEE single precision, sums in index order, no fused multiply-add. Faster kernels
+//! for particular instruction sets are chosen in `row_kernel` and must give the same bytes, so the
+//! same weights give the same file on every machine.
+
+use yi_gguf::DType;
+
+mod block;
+mod convert;
+mod error;
+mod half;
+mod scalar;
+
+pub use convert::{SourceDType, to_f32};
+pub use error::KernelError;
+
+/// Quantizes whole rows, from finite `f32` weights or not at all.
+///
+/// `src` has `n_rows` rows of `n_cols` weights, `dst` takes `n_rows` rows of
+/// `dtype.row_bytes(n_cols)` bytes. The rows are independent of each other: however a tensor is cut
+/// into calls, its bytes are the same.
+///
+/// # Errors
+/// The first NaN or infinite weight; else the first block that has no finite representation in
+/// `dtype`. Buffers whose sizes disagree and types without a kernel are refused before anything is
+/// written. After an error `dst` holds nothing of use.
+pub fn quantize_rows(
+    dtype: DType,
+    src: &[f32],
+    n_cols: usize,
+    dst: &mut [u8],
+) -> Result<(), KernelError> {
+    let kernel = row_kernel(dtype).ok_or(KernelError::Unsupported { dtype })?;
+    let shape = Shape::new(dtype, src.len(), n_cols)?;
+    if dst.len() != shape.n_bytes {
+        return Err(KernelError::OutputLength {
+            expected: shape.n_bytes,
+            found: dst.len(),
+        });
+    }
+    if let Some(index) = first_not_finite(src) {
+        return Err(KernelError::NotFinite {
+            row: index / n_cols,
+            col: index % n_cols,
+            value: src[index],
+        });
+    }
+    kernel(src, dst).map_err(|OutOfRange { block }| {
+        let index = largest_in_block(src, block, shape.block_len);
+        KernelError::OutOfRange {
+            row: index / n_cols,
+            col: index % n_cols,
+            value: src[index],
+            dtype,
+        }
+    })
+}
+
+/// Whether [`quantize_rows`] has a kernel for `dtype`.
+pub fn supported(dtype: DType) -> bool {
+    row_kernel(dtype).is_some()
+}
+
+/// Finite weights, a whole number of blocks, to those blocks' bytes. Infallible but for the range
+/// of the type.
+type RowKernel = fn(&[f32], &mut [u8]) -> Result<(), OutOfRange>;
+
+/// A block that has no finite representation: its index, counted from the first weight given to the
+/// kernel.
+#[derive(Debug, PartialEq)]
+struct OutOfRange {
+    block: usize,
+}
+
+/// The kernel for a type. The one place that chooses between implementations.
+fn row_kernel(dtype: DType) -> Option<RowKernel> {
+    Some(match dtype {
+        DType::F32 => scalar::f32_row,
+        DType::F16 => scalar::f16_row,
+        DType::BF16 => scalar::bf16_row,
+        DType::Q4_0 => scalar::q4_0_row,
+        DType::Q4_1 => scalar::q4_1_row,
+        DType::Q5_0 => scalar::q5_0_row,
+        DType::Q5_1 => scalar::q5_1_row,
+        DType::Q8_0 => scalar::q8_0_row,
+        DType::Q4_K => scalar::q4_k_row,
+        DType::Q5_K => scalar::q5_k_row,
+        DType::Q6_K => scalar::q6_k_row,
+        _ => return None,
+    })
+}
+
+/// Sizes that [`quantize_rows`] checked.
+struct Shape {
+    block_len: usize,
+    n_bytes: usize,
+}
+
+impl Shape {
+    fn new(dtype: DType, n_weights: usize, n_cols: usize) -> Result<Self, KernelError> {
+        let (block_len, block_bytes) = (dtype.block_len() as usize, dtype.block_bytes() as usize);
+        if n_cols == 0 || !n_weights.is_multiple_of(n_cols) {
+            return Err(KernelError::PartialRow { n_weights, n_cols });
+        }
+        if !n_cols.is_multiple_of(block_len) {
+            return Err(KernelError::PartialBlock {
+                n_cols,
+                block_len,
+                dtype,
+            });
+        }
+        // A block takes at most 4 bytes a weight, as `src` does: the product is no more than its
+        // size in memory.
+        let n_bytes = n_weights / block_len * block_bytes;
+        Ok(Self { block_len, n_bytes })
+    }
+}
+
+/// The index of the first NaN or infinity.
+fn first_not_finite(weights: &[f32]) -> Option<usize> {
+    const EXPONENT: u32 = 0x7f80_0000;
+    // Without an early exit inside, the check of a chunk is a few vector instructions.
+    let is_clean = |chunk: &[f32]| {
+        !chunk
+            .iter()
+            .fold(false, |bad, x| bad | (x.to_bits() & EXPONENT == EXPONENT))
+    };
+    let chunk = weights.chunks(256).position(|chunk| !is_clean(chunk))?;
+    let start = chunk * 256;
+    let within = weights[start..].iter().position(|x| !x.is_finite())?;
+    Some(start + within)
+}
+
+/// The index of the first of the weights of largest magnitude in a block.
+fn largest_in_block(weights: &[f32], block: usize, block_len: usize) -> usize {
+    let start = block * block_len;
+    (start..start + block_len)
+        .rev()
+        .max_by(|&a, &b| weights[a].abs().total_cmp(&weights[b].abs()))
+        .unwrap_or(start)
+}
+
+#[cfg(test)]
+mod tests;
