@@ -5,6 +5,8 @@
 //! [`Gguf::open`] make one from a file, version 2 or 3; [`Gguf::new`] and
 //! [`Gguf::write_header`] write version 3. Both use one layout, the one that llama.cpp requires.
 //!
+//! [`check_model`] says whether llama.cpp can load what is in a file without aborting.
+//!
 //! What this is not: it neither reads nor writes the tensors' data, and it knows no byte order but
 //! little-endian.
 #![forbid(unsafe_code)]
@@ -12,18 +14,29 @@
 mod dtype;
 mod error;
 mod gguf;
+mod keys;
 mod layout;
+mod llama;
+mod looks_like;
 mod model;
+mod model_error;
+mod names;
 mod read;
 mod value;
+mod vocab;
 mod write;
 
 pub use dtype::DType;
-pub use error::{Error, LooksLike};
+pub use error::Error;
 pub use gguf::{Gguf, VERSION};
 pub use layout::{
     ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAX_ALIGNMENT, MAX_DIMS, MAX_HEADER_BYTES,
     MAX_TENSOR_NAME_BYTES, MAX_TENSORS, TensorInfo, TensorSpec,
 };
-pub use model::check_model;
+pub use looks_like::LooksLike;
+pub use model::{
+    MAX_EXPERTS, MAX_LAYERS, check_metadata, check_model, check_split_model, has_vocabulary,
+};
+pub use model_error::ModelError;
 pub use value::{Array, MAX_KEY_BYTES, MAX_KEYS, MAX_STRINGS, Metadata, Scalar, Value, ValueType};
+pub use vocab::MAX_TOKEN_BYTES;

@@ -8,12 +8,13 @@ use std::io::{self, BufReader, Read};
 use std::path::Path;
 
 use crate::dtype::DType;
-use crate::error::{Error, LooksLike, shown};
+use crate::error::{Error, shown};
 use crate::gguf::{Gguf, add_position};
 use crate::layout::{
     self, MAX_DIMS, MAX_HEADER_BYTES, MAX_TENSOR_NAME_BYTES, MAX_TENSORS, Placer, TensorInfo,
     TensorSpec,
 };
+use crate::looks_like::LooksLike;
 use crate::value::{
     ARRAY_ID, Array, MAX_KEY_BYTES, MAX_KEYS, MAX_STRINGS, Metadata, Scalar, Value,
 };
