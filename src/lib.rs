@@ -3,4 +3,5 @@
 //! A GGUF file is validated in Rust (yi-gguf) before llama.cpp loads the same open descriptor; the
 //! engine tokenizes, renders chat templates, samples and streams.
 
+pub mod engine;
 pub mod llama;

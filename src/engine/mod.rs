@@ -1,0 +1,4 @@
+//! From text to tokens and back: templates, tokens, sampling, generation.
+
+pub mod template;
+mod trace;
