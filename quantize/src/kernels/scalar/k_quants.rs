@@ -5,8 +5,8 @@ use super::super::block::{
     Q4K, Q5K, Q6K, SUPER_LEN, pack_fifth_bits, pack_low_bits, pack_scales, pack_six_bits,
 };
 use super::super::half::f16_to_f32;
-use super::finite_f16;
 use super::search::{Grid, NEGLIGIBLE, fit_affine, fit_symmetric, nearest_int};
+use super::{finite_f16, map};
 
 /// Weights of a super-block.
 type Weights = [f32; SUPER_LEN];
@@ -85,7 +85,9 @@ impl AffineSuperBlock {
                 continue;
             }
             let min = f16_to_f32(dmin) * f32::from(mins[j]);
-            levels[j] = x.map(|x| nearest_int((x + min) / scale).clamp(0, grid.max_level) as u8);
+            levels[j] = map(x, |x| {
+                nearest_int((x + min) / scale).clamp(0, grid.max_level) as u8
+            });
         }
         Some(Self {
             d,
@@ -102,7 +104,7 @@ impl AffineSuperBlock {
 fn importance(x: &[f32; 32]) -> [f32; 32] {
     let sum_of_squares = x.iter().fold(0.0, |sum, x| sum + x * x);
     let root_mean_square = (sum_of_squares / 32.0).sqrt();
-    x.map(|x| root_mean_square + x.abs())
+    map(x, |x| root_mean_square + x.abs())
 }
 
 /// Sub-block scales (or minima) as integers up to 63, and what 63 stands for: the largest, or 0.
@@ -157,7 +159,7 @@ pub fn q6_k(weights: &Weights) -> Option<Q6K> {
         if scale == 0.0 {
             continue;
         }
-        levels[j] = x.map(|x| (nearest_int(x / scale).clamp(-32, 31) + 32) as u8);
+        levels[j] = map(x, |x| (nearest_int(x / scale).clamp(-32, 31) + 32) as u8);
     }
     let (ql, qh) = pack_six_bits(&levels);
     Some(Q6K { ql, qh, scales, d })

@@ -116,3 +116,13 @@ fn finite_f16(x: f32) -> Option<u16> {
     let bits = half::f16_from_f32(x);
     half::f16_is_finite(bits).then_some(bits)
 }
+
+/// `array::map`, which for arrays of this size is not compiled into vector instructions.
+#[inline(always)]
+fn map<A: Copy, B: Copy + Default, const N: usize>(x: &[A; N], f: impl Fn(A) -> B) -> [B; N] {
+    let mut mapped = [B::default(); N];
+    for (y, &x) in mapped.iter_mut().zip(x) {
+        *y = f(x);
+    }
+    mapped
+}

@@ -4,6 +4,8 @@
 //! scale of those levels, and keep what fits best. The order of every operation is ggml's: it
 //! decides the last bit, and so the level.
 
+use super::map;
+
 /// `scale * level - min` for each of `N` weights.
 pub struct AffineFit<const N: usize> {
     /// Not negative, but for hostile weights.
@@ -68,14 +70,17 @@ pub fn fit_affine<const N: usize>(
             levels: [0; N],
         };
     }
-    let levels_at = |inverse: f32, min: f32| -> [u8; N] {
-        x.map(|x| nearest_int(inverse * (x - min)).clamp(0, grid.max_level) as u8)
+    // Levels as `f32`, which holds them exactly, save a conversion in each of the sums below.
+    let levels_at = |inverse: f32, min: f32| -> [f32; N] {
+        map(x, |x| {
+            nearest_int(inverse * (x - min)).clamp(0, grid.max_level) as f32
+        })
     };
 
     let inverse = grid.max_level as f32 / (max - min);
     let mut scale = 1.0 / inverse;
     let mut levels = levels_at(inverse, min);
-    let mut least_error = weighted_error(x, importance, &levels, scale, min, f32::INFINITY);
+    let mut least_error = weighted_error(x, importance, &levels, scale, min);
 
     for step in 0..=grid.n_steps {
         // The range and the levels start at the minimum that fitted best so far, no longer at the
@@ -84,7 +89,6 @@ pub fn fit_affine<const N: usize>(
         let candidate = levels_at(inverse, min);
         let (mut sum_l, mut sum_l2, mut sum_xl) = (0.0, 0.0, 0.0);
         for ((&x, &w), &level) in x.iter().zip(importance).zip(&candidate) {
-            let level = f32::from(level);
             sum_l += w * level;
             sum_l2 += w * level * level;
             sum_xl += w * level * x;
@@ -97,14 +101,7 @@ pub fn fit_affine<const N: usize>(
                 candidate_min = 0.0;
                 candidate_scale = sum_xl / sum_l2;
             }
-            let error = weighted_error(
-                x,
-                importance,
-                &candidate,
-                candidate_scale,
-                candidate_min,
-                least_error,
-            );
+            let error = weighted_error(x, importance, &candidate, candidate_scale, candidate_min);
             if error < least_error {
                 least_error = error;
                 (scale, min, levels) = (candidate_scale, candidate_min, candidate);
@@ -114,35 +111,23 @@ pub fn fit_affine<const N: usize>(
     AffineFit {
         scale,
         min: -min,
-        levels,
+        levels: map(&levels, |level| level as u8),
     }
 }
 
-/// The sum of `w * (scale * level + min - x)²`, or some partial sum that is not below `limit`.
+/// The sum of `w * (scale * level + min - x)²`.
 #[inline]
 fn weighted_error<const N: usize>(
     x: &[f32; N],
     importance: &[f32; N],
-    levels: &[u8; N],
+    levels: &[f32; N],
     scale: f32,
     min: f32,
-    limit: f32,
 ) -> f32 {
-    const CHUNK: usize = 8;
     let mut error = 0.0;
-    for ((x, w), levels) in x
-        .chunks(CHUNK)
-        .zip(importance.chunks(CHUNK))
-        .zip(levels.chunks(CHUNK))
-    {
-        for ((&x, &w), &level) in x.iter().zip(w).zip(levels) {
-            let difference = scale * f32::from(level) + min - x;
-            error += w * (difference * difference);
-        }
-        // No term is negative, so the sum cannot come back below the limit.
-        if error >= limit {
-            break;
-        }
+    for ((&x, &w), &level) in x.iter().zip(importance).zip(levels) {
+        let difference = scale * level + min - x;
+        error += w * (difference * difference);
     }
     error
 }
@@ -160,14 +145,18 @@ pub fn fit_symmetric<const N: usize>(x: &[f32; N], n_max: i32) -> SymmetricFit<N
             levels: [0; N],
         };
     }
-    let signed_levels_at =
-        |inverse: f32| -> [i32; N] { x.map(|x| nearest_int(inverse * x).clamp(-n_max, n_max - 1)) };
-    let sums = |levels: &[i32; N]| {
+    // Levels as `f32`, which holds them exactly, save a conversion in each of the sums below.
+    let signed_levels_at = |inverse: f32| -> [f32; N] {
+        map(x, |x| {
+            nearest_int(inverse * x).clamp(-n_max, n_max - 1) as f32
+        })
+    };
+    let w = map(x, |x| x * x);
+    let wx: [f32; N] = std::array::from_fn(|i| w[i] * x[i]);
+    let sums = |levels: &[f32; N]| {
         let (mut sum_lx, mut sum_l2) = (0.0, 0.0);
-        for (&x, &level) in x.iter().zip(levels) {
-            let w = x * x;
-            let level = level as f32;
-            sum_lx += w * x * level;
+        for ((&w, &wx), &level) in w.iter().zip(&wx).zip(levels) {
+            sum_lx += wx * level;
             sum_l2 += w * level * level;
         }
         (sum_lx, sum_l2)
@@ -188,7 +177,7 @@ pub fn fit_symmetric<const N: usize>(x: &[f32; N], n_max: i32) -> SymmetricFit<N
     }
     SymmetricFit {
         scale,
-        levels: levels.map(|level| (level + n_max) as u8),
+        levels: map(&levels, |level| (level as i32 + n_max) as u8),
     }
 }
 

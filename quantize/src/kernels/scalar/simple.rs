@@ -7,7 +7,7 @@
 //! [`round`].
 
 use super::super::block::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, SIMPLE_LEN, fifth_bits, pack_halves};
-use super::finite_f16;
+use super::{finite_f16, map};
 
 /// Weights of a block.
 type Weights = [f32; SIMPLE_LEN];
@@ -16,7 +16,7 @@ type Weights = [f32; SIMPLE_LEN];
 pub fn q4_0(weights: &Weights) -> Option<Q4_0> {
     let d = largest(weights) / -8.0;
     let inverse = reciprocal(d);
-    let levels = weights.map(|x| truncate(x * inverse + 8.5).min(15));
+    let levels = map(weights, |x| truncate(x * inverse + 8.5).min(15));
     Some(Q4_0 {
         d: finite_f16(d)?,
         qs: pack_halves(&levels),
@@ -28,7 +28,7 @@ pub fn q4_1(weights: &Weights) -> Option<Q4_1> {
     let (min, max) = range(weights);
     let d = (max - min) / 15.0;
     let inverse = reciprocal(d);
-    let levels = weights.map(|x| truncate((x - min) * inverse + 0.5).min(15));
+    let levels = map(weights, |x| truncate((x - min) * inverse + 0.5).min(15));
     Some(Q4_1 {
         d: finite_f16(d)?,
         m: finite_f16(min)?,
@@ -40,7 +40,7 @@ pub fn q4_1(weights: &Weights) -> Option<Q4_1> {
 pub fn q5_0(weights: &Weights) -> Option<Q5_0> {
     let d = largest(weights) / -16.0;
     let inverse = reciprocal(d);
-    let levels = weights.map(|x| truncate(x * inverse + 16.5).min(31));
+    let levels = map(weights, |x| truncate(x * inverse + 16.5).min(31));
     Some(Q5_0 {
         d: finite_f16(d)?,
         qh: fifth_bits(&levels),
@@ -53,7 +53,7 @@ pub fn q5_1(weights: &Weights) -> Option<Q5_1> {
     let (min, max) = range(weights);
     let d = (max - min) / 31.0;
     let inverse = reciprocal(d);
-    let levels = weights.map(|x| truncate((x - min) * inverse + 0.5));
+    let levels = map(weights, |x| truncate((x - min) * inverse + 0.5));
     Some(Q5_1 {
         d: finite_f16(d)?,
         m: finite_f16(min)?,
@@ -68,7 +68,7 @@ pub fn q8_0(weights: &Weights) -> Option<Q8_0> {
     let inverse = reciprocal(d);
     Some(Q8_0 {
         d: finite_f16(d)?,
-        qs: weights.map(|x| round(x * inverse)),
+        qs: map(weights, |x| round(x * inverse)),
     })
 }
 
