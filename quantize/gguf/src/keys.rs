@@ -359,6 +359,24 @@ mod tests {
     }
 
     #[test]
+    fn every_key_of_another_type_is_refused() {
+        let prefixed = OF_ARCHITECTURE
+            .iter()
+            .map(|entry| format!("llama.{}", entry.0));
+        for key in prefixed.chain(GENERAL.iter().map(|entry| entry.0.to_owned())) {
+            for wrong in [Value::F64(0.0), Value::U64(1), Value::from(vec![1u16])] {
+                let mut metadata = Metadata::new();
+                metadata.insert(key.as_str(), wrong).unwrap();
+                let error = check_types(&metadata, "llama").unwrap_err();
+                assert!(
+                    matches!(&error, Error::WrongType { key: found, .. } if *found == key),
+                    "{error:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn a_prefix_must_be_the_architecture_and_a_dot() {
         assert!(kind_of("llama.block_count", "llama") == Some(U32));
         assert!(kind_of("llama4.block_count", "llama").is_none());
