@@ -1,4 +1,8 @@
 //! From text to tokens and back: templates, tokens, sampling, generation.
 
+pub mod generate;
+pub mod sample;
+pub mod stream;
 pub mod template;
+pub mod tokenize;
 mod trace;

@@ -68,7 +68,9 @@ pub enum TemplateError {
         detail: String,
     },
     /// It changes the messages' text so that nobody can tell it from the template's own.
-    #[error("the chat template changes the messages' text beyond recognition")]
+    #[error(
+        "a message spells a special token that the chat template itself looks for, or the template changes the messages' text beyond recognition"
+    )]
     Untraceable,
     /// No random numbers for the marks.
     #[error("the system gives no random numbers: {0}")]
@@ -398,6 +400,7 @@ fn environment() -> Environment<'static> {
     let syntax = syntax.trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.expect("the default delimiters are valid"));
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_filter("tojson", tojson);
     environment.add_function(
         "raise_exception",
         |message: String| -> Result<Value, minijinja::Error> {
@@ -412,6 +415,53 @@ fn environment() -> Environment<'static> {
             .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e.to_string()))
     });
     environment
+}
+
+/// JSON as Python's `json.dumps(..., ensure_ascii=False)` writes it, which the models were trained on;
+/// minijinja's own filter escapes for HTML.
+fn tojson(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
+    let failed = |e: String| minijinja::Error::new(ErrorKind::BadSerialization, e);
+    let indent: Option<usize> = options.get("indent")?;
+    let mut bytes = Vec::new();
+    let written = match indent {
+        Some(indent) => {
+            let indent = " ".repeat(indent.min(16));
+            let formatter = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
+            value.serialize(&mut serde_json::Serializer::with_formatter(
+                &mut bytes, formatter,
+            ))
+        }
+        None => value.serialize(&mut serde_json::Serializer::with_formatter(
+            &mut bytes, OneLine,
+        )),
+    };
+    written.map_err(|e| failed(e.to_string()))?;
+    String::from_utf8(bytes).map_err(|e| failed(e.to_string()))
+}
+
+/// `, ` and `: ` between the items.
+struct OneLine;
+
+impl serde_json::ser::Formatter for OneLine {
+    fn begin_array_value<W: ?Sized + io::Write>(
+        &mut self,
+        w: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        if first { Ok(()) } else { w.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(
+        &mut self,
+        w: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        if first { Ok(()) } else { w.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, w: &mut W) -> io::Result<()> {
+        w.write_all(b": ")
+    }
 }
 
 fn add(environment: &mut Environment<'static>, source: &str) -> Result<(), TemplateError> {

@@ -98,11 +98,6 @@ fn trimmed_tested_and_split_content_is_traced() {
             "<|user|><|user|><|im_end|>",
         ),
         (
-            "<|user|>{% if '<|user|>' in messages[0].content %}yes{% endif %}<|im_end|>",
-            "<|user|>",
-            "<|user|>yes<|im_end|>",
-        ),
-        (
             "<|user|>{{ messages[0].content.split('</think>')[-1] }}<|im_end|>",
             "x</think>y<|user|>",
             "<|user|>y<|user|><|im_end|>",
@@ -124,9 +119,7 @@ fn trimmed_tested_and_split_content_is_traced() {
         ),
     ] {
         let rendered = template(source).render(&user(content), false).unwrap();
-        if !source.contains("tojson") {
-            assert_eq!(rendered.text, text, "{source}");
-        }
+        assert_eq!(rendered.text, text, "{source}");
         assert_eq!(rendered.special.first(), Some(&(0..8)), "{source}");
         assert_eq!(
             rendered.special.len(),
@@ -136,6 +129,34 @@ fn trimmed_tested_and_split_content_is_traced() {
         );
         assert_eq!(rendered.special[1].end, rendered.text.len(), "{source}");
     }
+}
+
+#[test]
+fn json_is_written_as_python_writes_it() {
+    let tools = serde_json::json!([{"a": "<é'&\n", "b": [1, 2.5, null, true], "c": {}}]);
+    let source = "{{ tools | tojson }}\n{{ tools[0].b | tojson(indent=2) }}";
+    let rendered = template(source)
+        .render_with_tools(&[], Some(&tools), false)
+        .unwrap();
+    assert_eq!(
+        rendered.text,
+        "[{\"a\": \"<é'&\\n\", \"b\": [1, 2.5, null, true], \"c\": {}}]\n[\n  1,\n  2.5,\n  null,\n  true\n]"
+    );
+}
+
+#[test]
+fn text_that_nobody_can_trace_is_refused() {
+    // The template treats the very token that the user spells: neither way of marking gives its text.
+    let source = "<|user|>{% if '<|user|>' in messages[0].content %}yes{% endif %}";
+    let refused = template(source).render(&user("<|user|>"), false);
+    assert!(matches!(refused, Err(TemplateError::Untraceable)));
+    let rendered = template(source)
+        .render(&user("no such token"), false)
+        .unwrap();
+    assert_eq!(
+        (rendered.text.as_str(), rendered.special),
+        ("<|user|>", vec![0..8])
+    );
 }
 
 #[test]
@@ -193,7 +214,7 @@ fn python_methods_and_functions_work() {
                   {% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}";
     assert_eq!(
         template(source).render(&[], false).unwrap().text,
-        "BxTrue144".replace("True", "true")
+        "BxTrue144"
     );
 }
 
