@@ -1,0 +1,154 @@
+//! The test at the end of each conversion: the source's ids and llama.cpp's must be the same.
+
+use yi_gguf::Metadata;
+
+use super::{SourceTokenizer, SpmTokenizer, TokenType, TokenizerError};
+
+/// Texts on which tokenizers differ.
+const SAMPLE: &[&str] = &[
+    "",
+    "Hello",
+    "The capital of France is Paris, and the river that runs through it is called the Seine.",
+    "In 1998, Dr. O'Brien-Smith didn't pay $1,234.56 (or 7.5%) for \"it\"; she paid nothing!",
+    "人工智能是计算机科学的一个分支，它企图了解智能的实质。",
+    "今天天气怎么样？我想去 Beijing 看看，顺便买 3 本 Python 书。",
+    "「繁體字」與『简体字』——……《红楼梦》第一回：甄士隱夢幻識通靈",
+    "日本語のテキスト、한국어 문장, русский текст, العربية, ελληνικά, हिन्दी, ไทย",
+    " leading space",
+    "  two leading spaces",
+    "trailing space ",
+    "trailing spaces   ",
+    "a  b   c    d     e                                e",
+    " ",
+    "  ",
+    "                ",
+    "\n",
+    "\n\n",
+    "a\n\n\nb\r\nc\r",
+    "\t\tindented\twith tabs\n \n  \n",
+    "def f(x: int) -> int:\n    if x < 2:\n        return x\n    return f(x - 1) + f(x - 2)\n",
+    "for (int i = 0; i < n; ++i) { a[i] += b[i] * 2.5e-3f; } // 注释",
+    "{\"key\": [1, 2, null, true], \"名字\": \"值\"}",
+    "https://example.com/a_b?c=d&e=%20f#g user@example.com C:\\temp\\x.txt",
+    "0 1 22 333 4444 55555 666666 3.14159 2023-11-23 １２３ ½ ² Ⅳ",
+    "é è ü ñ ß Å A\u{30a} e\u{301} ﬁ ＡＢＣ ㍿ ｶﾞ",
+    "😀 👩\u{200d}💻 🇨🇳 🏳️\u{200d}🌈 🚀🚀🚀",
+    "𠮷野家 𝒳𝒴 \u{10ffff} \u{e000} \u{fffd}",
+    "zero\u{200b}width \u{feff}bom \u{ad}soft\u{a0}nbsp\u{3000}ideographic\u{2028}line",
+    "\u{1}\u{2}\u{7f}\u{80}\u{9f}",
+    "▁",
+    "▁▁Hello▁ a▁b ▁ ▁",
+    "<0x0A><0x00> <0xFF> <0xZZ>",
+    "<s></s><unk><pad> <s> a </s>",
+    "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n",
+    "<|im_start|>system\n你是一个助手。<|im_end|>\n<|im_start|>user\n 1+1=?<|im_end|>\n",
+    "<|im_end <|im_end| |im_end|> <|im_end|><|im_end|> <|im_sep|>",
+    "<|startoftext|>The<|endoftext|>text<|Human|> hi <|Assistant|>",
+    "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST]",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "的的的的的的的的的的的的的的的的的的的的的的的的的的的的的的的的的的的的的的的的的的的的的",
+    "=================================================== ---------- ########## ..........",
+    "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft",
+];
+
+/// Compares the source's tokenizer with llama.cpp's algorithm on a file's metadata.
+///
+/// The texts: a fixed bilingual sample, each special token alone and in a sentence, and each
+/// ordinary token. Control tokens must never come out of plain text.
+///
+/// # Errors
+/// The first text whose ids differ, or a vocabulary that llama.cpp could not load.
+pub fn self_test(source: &SourceTokenizer, gguf: &Metadata) -> Result<(), TokenizerError> {
+    let vocabulary = source.vocabulary();
+    if vocabulary.remove_extra_whitespaces {
+        return Err(TokenizerError::UnsupportedSentencePiece {
+            file: source.file().to_owned(),
+            setting: "normalizer_spec.remove_extra_whitespaces".to_owned(),
+            found: "true".to_owned(),
+        });
+    }
+    let spm = SpmTokenizer::from_gguf(gguf)?;
+    for text in SAMPLE {
+        compare(source, &spm, text)?;
+    }
+    for (id, (token, kind)) in (0u32..).zip(vocabulary.tokens.iter().zip(&vocabulary.types)) {
+        match kind {
+            TokenType::Normal | TokenType::Unused => {
+                let text = token.replace('\u{2581}', " ");
+                compare_plain(source, &spm, &text)?;
+            }
+            TokenType::Control | TokenType::Unknown | TokenType::UserDefined => {
+                for text in [
+                    token.clone(),
+                    format!("see {token} 或{token}\n{token}{token}x"),
+                ] {
+                    compare(source, &spm, &text)?;
+                    let hidden = *kind != TokenType::UserDefined;
+                    if hidden && spm.encode(&text, false).contains(&id) {
+                        return Err(TokenizerError::ControlFromText { text, id });
+                    }
+                }
+            }
+            TokenType::Byte => {}
+        }
+    }
+    Ok(())
+}
+
+fn compare(source: &SourceTokenizer, spm: &SpmTokenizer, text: &str) -> Result<(), TokenizerError> {
+    compare_plain(source, spm, text)?;
+    let expected = source.encode_with_special(text)?;
+    same(source, text, true, &expected, &spm.encode(text, true))
+}
+
+fn compare_plain(
+    source: &SourceTokenizer,
+    spm: &SpmTokenizer,
+    text: &str,
+) -> Result<(), TokenizerError> {
+    same(
+        source,
+        text,
+        false,
+        &source.encode(text)?,
+        &spm.encode(text, false),
+    )
+}
+
+fn same(
+    source: &SourceTokenizer,
+    text: &str,
+    parse_special: bool,
+    expected: &[u32],
+    found: &[u32],
+) -> Result<(), TokenizerError> {
+    if expected == found {
+        return Ok(());
+    }
+    let n_same = expected
+        .iter()
+        .zip(found)
+        .take_while(|(a, b)| a == b)
+        .count();
+    Err(TokenizerError::SelfTest {
+        file: source.file().to_owned(),
+        text: text.to_owned(),
+        parse_special,
+        source_ids: excerpt(expected, n_same),
+        gguf_ids: excerpt(found, n_same),
+    })
+}
+
+/// The ids around the first difference.
+fn excerpt(ids: &[u32], n_same: usize) -> String {
+    let from = n_same.saturating_sub(2);
+    let to = ids.len().min(n_same + 6);
+    let shown = ids.get(from..to).unwrap_or_default();
+    let shown: Vec<String> = shown.iter().map(u32::to_string).collect();
+    format!(
+        "[{}{}{}]",
+        if from > 0 { "… " } else { "" },
+        shown.join(" "),
+        if to < ids.len() { " …" } else { "" }
+    )
+}

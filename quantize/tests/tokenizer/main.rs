@@ -1,0 +1,352 @@
+//! Tokenizers against the golden ids, which come from SentencePiece itself.
+
+mod hostile;
+mod util;
+
+use std::path::Path;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use util::{Edit, GOLDEN, VARIANTS, copy_golden, edit_model, golden_json, tokenizer_json};
+use yi_gguf::Metadata;
+use yi_quantize::tokenizer::{
+    GenerationConfig, SourceTokenizer, SpmTokenizer, TokenType, TokenizerError, self_test,
+};
+
+fn metadata_of(source: &SourceTokenizer) -> Metadata {
+    let mut metadata = Metadata::new();
+    source.vocabulary().write_metadata(&mut metadata).unwrap();
+    metadata
+}
+
+type Cases = Vec<(String, Vec<u32>)>;
+
+/// A golden file's plain texts and texts with special tokens, each with its ids. For a variant,
+/// the file with all of them is read; `YI_TOKENIZATION_VARIANTS` names a larger one.
+fn golden_cases(variant: Option<&str>) -> (Cases, Cases) {
+    let file = match variant {
+        None => format!("{GOLDEN}/tokenization.json"),
+        Some(_) => std::env::var("YI_TOKENIZATION_VARIANTS").unwrap_or(VARIANTS.to_owned()),
+    };
+    let golden: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let golden = variant.map_or(&golden, |variant| &golden[variant]);
+    let cases = |list: &str| {
+        let cases = golden[list].as_array().unwrap().iter().map(|case| {
+            let ids = case["ids"].as_array().unwrap().iter();
+            let ids = ids.map(|id| id.as_u64().unwrap() as u32).collect();
+            (case["text"].as_str().unwrap().to_owned(), ids)
+        });
+        cases.collect()
+    };
+    (cases("plain_text"), cases("with_special_tokens"))
+}
+
+/// Checks a folder's tokenizer against golden ids.
+fn assert_source(dir: &Path, variant: Option<&str>) -> SourceTokenizer {
+    let source = SourceTokenizer::load(dir).unwrap();
+    let (plain, special) = golden_cases(variant);
+    for (text, ids) in plain {
+        assert_eq!(source.encode(&text).unwrap(), ids, "{text:?}");
+    }
+    for (text, ids) in special {
+        assert_eq!(source.encode_with_special(&text).unwrap(), ids, "{text:?}");
+    }
+    source
+}
+
+/// Checks a folder's tokenizer, and the GGUF metadata made of it, against golden ids.
+fn assert_golden(dir: &Path, variant: Option<&str>) -> SourceTokenizer {
+    let source = assert_source(dir, variant);
+    let metadata = metadata_of(&source);
+    let spm = SpmTokenizer::from_gguf(&metadata).unwrap();
+    let (plain, special) = golden_cases(variant);
+    for (text, ids) in plain {
+        assert_eq!(spm.encode(&text, false), ids, "GGUF: {text:?}");
+    }
+    for (text, ids) in special {
+        assert_eq!(spm.encode(&text, true), ids, "GGUF: {text:?}");
+    }
+    self_test(&source, &metadata).unwrap();
+    source
+}
+
+fn self_test_error(source: &SourceTokenizer) -> String {
+    let error = self_test(source, &metadata_of(source)).unwrap_err();
+    error.to_string()
+}
+
+#[test]
+fn golden_ids_from_tokenizer_model() {
+    let dir = Path::new(GOLDEN).join("yi-8layer");
+    let source = assert_golden(&dir, None);
+    let vocabulary = source.vocabulary();
+    assert_eq!(vocabulary.tokens.len(), 4096);
+    assert!(!vocabulary.add_space_prefix && !vocabulary.remove_extra_whitespaces);
+    assert!(!vocabulary.add_bos && !vocabulary.add_eos);
+    assert_eq!((vocabulary.bos_id, vocabulary.eos_id), (Some(1), Some(2)));
+    assert_eq!((vocabulary.unk_id, vocabulary.pad_id), (Some(0), Some(0)));
+    assert_eq!(vocabulary.eot_id, Some(7));
+    assert_eq!(vocabulary.types[0], TokenType::Unknown);
+    assert!(
+        vocabulary.types[1..8]
+            .iter()
+            .all(|&t| t == TokenType::Control)
+    );
+    assert!(
+        vocabulary.types[8..264]
+            .iter()
+            .all(|&t| t == TokenType::Byte)
+    );
+    assert!(
+        vocabulary.types[264..]
+            .iter()
+            .all(|&t| t == TokenType::Normal)
+    );
+}
+
+#[test]
+fn golden_ids_from_tokenizer_json_alone() {
+    for form in ["replace", "metaspace", "pairs"] {
+        let dir = copy_golden();
+        std::fs::remove_file(dir.path().join("tokenizer.model")).unwrap();
+        let json = tokenizer_json(&Path::new(GOLDEN).join("yi-8layer"), form);
+        std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
+        let source = assert_golden(dir.path(), None);
+        let from_model = SourceTokenizer::load(&Path::new(GOLDEN).join("yi-8layer")).unwrap();
+        let (json, model) = (source.vocabulary(), from_model.vocabulary());
+        assert!(json.tokens == model.tokens);
+        assert!(json.types == model.types);
+        assert!(
+            json.scores == model.scores,
+            "rebuilt from the merges' order"
+        );
+        assert_eq!(json.eot_id, Some(7));
+    }
+}
+
+#[test]
+fn golden_ids_with_a_dummy_prefix() {
+    let dir = copy_golden();
+    edit_model(dir.path(), &[Edit::AddDummyPrefix(true)]);
+    let source = assert_golden(dir.path(), Some("dummy_prefix"));
+    assert!(source.vocabulary().add_space_prefix);
+
+    for form in ["replace-prefix", "metaspace-prefix"] {
+        std::fs::remove_file(dir.path().join("tokenizer.model")).ok();
+        let json = tokenizer_json(&Path::new(GOLDEN).join("yi-8layer"), form);
+        std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
+        let source = assert_golden(dir.path(), Some("dummy_prefix"));
+        assert!(source.vocabulary().add_space_prefix);
+    }
+}
+
+#[test]
+fn golden_ids_on_random_texts() {
+    let dir = copy_golden();
+    assert_golden(dir.path(), Some("plain"));
+    let json = tokenizer_json(dir.path(), "replace");
+    std::fs::remove_file(dir.path().join("tokenizer.model")).unwrap();
+    std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
+    assert_golden(dir.path(), Some("plain"));
+}
+
+#[test]
+fn golden_ids_with_user_defined_symbols() {
+    let dir = copy_golden();
+    util::define(dir.path(), &["<tool>", "<to", "ing", "的人", "é"]);
+    assert_golden(dir.path(), Some("user_defined"));
+}
+
+// What llama.cpp cannot reproduce: ours agrees with SentencePiece, and the self-test refuses.
+
+#[test]
+fn removed_whitespace_is_read_and_refused_by_name() {
+    let dir = copy_golden();
+    let edits = [
+        Edit::AddDummyPrefix(true),
+        Edit::RemoveExtraWhitespaces(true),
+    ];
+    edit_model(dir.path(), &edits);
+    let source = assert_source(dir.path(), Some("remove_extra_whitespaces"));
+    let error = self_test_error(&source);
+    assert!(
+        error.contains("remove_extra_whitespaces is true"),
+        "{error}"
+    );
+}
+
+#[test]
+fn user_defined_runs_of_spaces_are_refused() {
+    let dir = copy_golden();
+    util::define(dir.path(), &["▁▁▁▁"]);
+    let source = assert_source(dir.path(), Some("user_defined_spaces"));
+    let error = self_test_error(&source);
+    assert!(error.contains("gives different ids"), "{error}");
+}
+
+#[test]
+fn unused_pieces_are_refused() {
+    let dir = copy_golden();
+    util::edit_pieces(dir.path(), |pieces| {
+        for (text, score, kind) in pieces {
+            if *kind == 1 && text.chars().count() > 1 && *score % 7.0 == 0.0 {
+                *kind = 5;
+            }
+        }
+    });
+    let source = assert_source(dir.path(), Some("unused"));
+    let error = self_test_error(&source);
+    assert!(error.contains("gives different ids"), "{error}");
+}
+
+#[test]
+fn the_self_test_names_the_text_that_differs() {
+    let source = SourceTokenizer::load(&Path::new(GOLDEN).join("yi-8layer")).unwrap();
+    let mut vocabulary = source.vocabulary().clone();
+    vocabulary.add_space_prefix = true; // the reference converter's fault
+    let mut metadata = Metadata::new();
+    vocabulary.write_metadata(&mut metadata).unwrap();
+    match self_test(&source, &metadata) {
+        Err(TokenizerError::SelfTest { text, .. }) => assert_eq!(text, "Hello"),
+        other => panic!("{other:?}"),
+    }
+
+    let mut vocabulary = source.vocabulary().clone();
+    vocabulary.scores.fill(-1000.0); // what it writes from tokenizer.json
+    let mut metadata = Metadata::new();
+    vocabulary.write_metadata(&mut metadata).unwrap();
+    let error = self_test(&source, &metadata).unwrap_err();
+    assert!(matches!(error, TokenizerError::SelfTest { .. }), "{error}");
+
+    let mut vocabulary = source.vocabulary().clone();
+    vocabulary.types[6] = TokenType::Normal; // and how it types <|im_start|>
+    let mut metadata = Metadata::new();
+    vocabulary.write_metadata(&mut metadata).unwrap();
+    match self_test(&source, &metadata) {
+        Err(TokenizerError::SelfTest {
+            text,
+            parse_special: true,
+            ..
+        }) => assert!(text.contains("<|im_start|>")),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn vocabulary_is_padded_to_the_embedding() {
+    let source = SourceTokenizer::load(&Path::new(GOLDEN).join("yi-8layer")).unwrap();
+    let mut vocabulary = source.vocabulary().clone();
+    vocabulary.pad_to_rows(4100).unwrap();
+    assert_eq!(
+        vocabulary.tokens[4096..],
+        ["[PAD4096]", "[PAD4097]", "[PAD4098]", "[PAD4099]"]
+    );
+    assert_eq!(vocabulary.types[4099], TokenType::Unused);
+    let mut metadata = Metadata::new();
+    vocabulary.write_metadata(&mut metadata).unwrap();
+    self_test(&source, &metadata).unwrap();
+}
+
+#[test]
+fn added_tokens_are_merged_and_typed() {
+    let dir = copy_golden();
+    golden_json(dir.path(), "tokenizer_config.json", |config| {
+        config["added_tokens_decoder"] = json!({
+            "0": {"content": "<unk>", "special": true},
+            "7": {"content": "<|im_end|>", "special": true},
+            "4096": {"content": "<tool>", "special": true},
+            "4097": {"content": "<think>", "special": false},
+            "4098": {"content": "<|im_sep|>", "special": false},
+        });
+    });
+    std::fs::write(dir.path().join("added_tokens.json"), r#"{"<think>": 4097}"#).unwrap();
+    let source = SourceTokenizer::load(dir.path()).unwrap();
+    let vocabulary = source.vocabulary();
+    let types = [
+        TokenType::Control,
+        TokenType::UserDefined,
+        TokenType::Control,
+    ];
+    assert_eq!(vocabulary.types[4096..], types);
+    assert_eq!(vocabulary.types[0], TokenType::Unknown);
+    self_test(&source, &metadata_of(&source)).unwrap();
+    assert_eq!(source.encode("<think>").unwrap(), [4097]);
+    assert!(!source.encode("<|im_sep|><tool>").unwrap().contains(&4098));
+    let ids = source.encode_with_special("<|im_sep|><tool>").unwrap();
+    assert_eq!(ids, [4098, 4096]);
+}
+
+#[test]
+fn chat_template_file_wins_and_named_templates_are_kept() {
+    let dir = copy_golden();
+    golden_json(dir.path(), "tokenizer_config.json", |config| {
+        config["chat_template"] = json!([
+            {"name": "default", "template": "{{ a }}"},
+            {"name": "tool_use", "template": "{{ b }}"},
+        ]);
+    });
+    let templates = |dir: &Path| {
+        let metadata = metadata_of(&SourceTokenizer::load(dir).unwrap());
+        let get = |key: &str| metadata.str(key).unwrap().map(str::to_owned);
+        (
+            get("tokenizer.chat_template"),
+            get("tokenizer.chat_template.tool_use"),
+        )
+    };
+    let named = Some("{{ b }}".to_owned());
+    assert_eq!(
+        templates(dir.path()),
+        (Some("{{ a }}".into()), named.clone())
+    );
+    std::fs::write(dir.path().join("chat_template.jinja"), "{{ c }}\n").unwrap();
+    assert_eq!(templates(dir.path()), (Some("{{ c }}\n".into()), named));
+}
+
+#[test]
+fn generation_config_gives_sampling_defaults() {
+    let dir = Path::new(GOLDEN).join("yi-8layer");
+    let config = GenerationConfig::load(&dir).unwrap();
+    assert_eq!((config.temperature, config.top_p), (Some(0.6), Some(0.8)));
+    assert_eq!((config.top_k, config.repetition_penalty), (None, None));
+    assert_eq!(config.eos_ids, [7]);
+    let mut metadata = Metadata::new();
+    config.write_metadata(&mut metadata).unwrap();
+    assert_eq!(metadata.f32("general.sampling.temp").unwrap(), Some(0.6));
+    assert_eq!(metadata.len(), 2);
+}
+
+#[test]
+fn a_megabyte_without_spaces_is_quick() {
+    let source = SourceTokenizer::load(&Path::new(GOLDEN).join("yi-8layer")).unwrap();
+    let spm = SpmTokenizer::from_gguf(&metadata_of(&source)).unwrap();
+    for unit in ["a", "theinonre", "的人"] {
+        let text = unit.repeat((1 << 20) / unit.len());
+        let start = std::time::Instant::now();
+        let ids = spm.encode(&text, true);
+        assert_eq!(ids, source.encode_with_special(&text).unwrap());
+        // linear work takes well under a second even without optimization; quadratic takes hours
+        assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn any_text_gives_the_same_ids(text in util::texts()) {
+        use std::sync::LazyLock;
+        static BOTH: LazyLock<Vec<(SourceTokenizer, SpmTokenizer)>> = LazyLock::new(|| {
+            [false, true].map(|prefix| {
+                let dir = copy_golden();
+                edit_model(dir.path(), &[Edit::AddDummyPrefix(prefix)]);
+                let source = SourceTokenizer::load(dir.path()).unwrap();
+                let spm = SpmTokenizer::from_gguf(&metadata_of(&source)).unwrap();
+                (source, spm)
+            }).into()
+        });
+        for (source, spm) in BOTH.iter() {
+            prop_assert_eq!(source.encode(&text).unwrap(), spm.encode(&text, false));
+            prop_assert_eq!(source.encode_with_special(&text).unwrap(), spm.encode(&text, true));
+        }
+    }
+}

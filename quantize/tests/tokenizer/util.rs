@@ -1,0 +1,284 @@
+//! Variants of the golden tokenizer: edited models, tokenizer.json made of them, random texts.
+#![allow(dead_code)] // each test binary uses a part
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// The golden data's folder.
+pub const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/golden");
+/// Ids from SentencePiece for variants of the golden model.
+pub const VARIANTS: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../tests/fixtures/tokenization-variants.json"
+);
+
+/// A new folder with the golden checkpoint's small files.
+pub fn copy_golden() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for name in [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+    ] {
+        let from = Path::new(GOLDEN).join("yi-8layer").join(name);
+        std::fs::copy(from, dir.path().join(name)).unwrap();
+    }
+    dir
+}
+
+/// Changes one JSON file of a folder.
+pub fn golden_json(dir: &Path, name: &str, edit: impl FnOnce(&mut Value)) {
+    let file = dir.join(name);
+    let mut value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    edit(&mut value);
+    std::fs::write(file, value.to_string()).unwrap();
+}
+
+/// A change to a SentencePiece model.
+pub enum Edit {
+    AddDummyPrefix(bool),
+    RemoveExtraWhitespaces(bool),
+    EscapeWhitespaces(bool),
+    Charsmap(&'static [u8]),
+    ModelType(u8),
+    ByteFallback(bool),
+    WhitespaceAsSuffix(bool),
+    /// Appends a piece: text, score, type.
+    Piece(&'static [u8], f32, u8),
+}
+
+/// Writes a folder's `tokenizer.model` again with other pieces.
+pub fn edit_pieces(dir: &Path, edit: impl FnOnce(&mut Vec<(String, f32, u8)>)) {
+    let file = dir.join("tokenizer.model");
+    let model = std::fs::read(&file).unwrap();
+    let mut pieces = pieces(&model);
+    edit(&mut pieces);
+    let mut bytes = Vec::new();
+    for (text, score, kind) in pieces {
+        bytes.extend(Edit::piece(text.as_bytes(), score, kind));
+    }
+    let mut rest = model.as_slice();
+    while let Some((tag, after)) = varint(rest) {
+        let (len, after) = varint(after).unwrap();
+        let (_, next) = after.split_at(len);
+        if tag != (1 << 3) | 2 {
+            bytes.extend(&rest[..rest.len() - next.len()]);
+        }
+        rest = next;
+    }
+    std::fs::write(file, bytes).unwrap();
+}
+
+/// Makes the pieces with these texts user-defined, and adds those that are not there.
+pub fn define(dir: &Path, texts: &[&str]) {
+    edit_pieces(dir, |pieces| {
+        for &text in texts {
+            match pieces.iter_mut().find(|piece| piece.0 == text) {
+                Some(piece) => (piece.1, piece.2) = (0.0, 4),
+                None => pieces.push((text.to_owned(), 0.0, 4)),
+            }
+        }
+    });
+}
+
+/// Applies changes to a folder's `tokenizer.model`: protobuf messages that occur again are merged,
+/// the last value of a field wins, so each change is some bytes at the end.
+pub fn edit_model(dir: &Path, edits: &[Edit]) {
+    let file = dir.join("tokenizer.model");
+    let mut bytes = std::fs::read(&file).unwrap();
+    for edit in edits {
+        bytes.extend(edit.bytes());
+    }
+    std::fs::write(file, bytes).unwrap();
+}
+
+impl Edit {
+    fn bytes(&self) -> Vec<u8> {
+        match *self {
+            Edit::AddDummyPrefix(on) => message(3, &number(3, on.into())),
+            Edit::RemoveExtraWhitespaces(on) => message(3, &number(4, on.into())),
+            Edit::EscapeWhitespaces(on) => message(3, &number(5, on.into())),
+            Edit::Charsmap(bytes) => message(3, &message(2, bytes)),
+            Edit::ModelType(kind) => message(2, &number(3, kind)),
+            Edit::ByteFallback(on) => message(2, &number(35, on.into())),
+            Edit::WhitespaceAsSuffix(on) => message(2, &number(24, on.into())),
+            Edit::Piece(text, score, kind) => Edit::piece(text, score, kind),
+        }
+    }
+
+    fn piece(text: &[u8], score: f32, kind: u8) -> Vec<u8> {
+        let mut piece = message(1, text);
+        piece.push((2 << 3) | 5);
+        piece.extend(score.to_le_bytes());
+        piece.extend(number(3, kind));
+        message(1, &piece)
+    }
+}
+
+fn number(field: u8, value: u8) -> Vec<u8> {
+    match field {
+        0..16 => vec![field << 3, value],
+        _ => vec![(field << 3) | 0x80, field >> 4, value],
+    }
+}
+
+/// A length-delimited field.
+pub fn message(field: u8, content: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![(field << 3) | 2];
+    let mut n = content.len();
+    while n >= 0x80 {
+        bytes.push((n as u8) | 0x80);
+        n >>= 7;
+    }
+    bytes.push(n as u8);
+    bytes.extend(content);
+    bytes
+}
+
+/// The pieces of a model as (text, score, type), read without the code under test.
+pub fn pieces(model: &[u8]) -> Vec<(String, f32, u8)> {
+    let mut pieces = Vec::new();
+    let mut rest = model;
+    while let Some((tag, after)) = varint(rest) {
+        let (len, after) = varint(after).unwrap();
+        let (content, after) = after.split_at(len);
+        rest = after;
+        if tag != (1 << 3) | 2 {
+            continue;
+        }
+        let (mut text, mut score, mut kind) = (String::new(), 0.0, 1);
+        let mut field = content;
+        while let Some((tag, after)) = varint(field) {
+            field = match tag {
+                0x0a => {
+                    let (len, after) = varint(after).unwrap();
+                    text = String::from_utf8(after[..len].to_vec()).unwrap();
+                    &after[len..]
+                }
+                0x15 => {
+                    score = f32::from_le_bytes(after[..4].try_into().unwrap());
+                    &after[4..]
+                }
+                0x18 => {
+                    kind = after[0];
+                    &after[1..]
+                }
+                tag => panic!("field {tag}"),
+            };
+        }
+        pieces.push((text, score, kind));
+    }
+    pieces
+}
+
+fn varint(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let end = bytes.iter().position(|byte| byte & 0x80 == 0)?;
+    let digits = bytes[..=end].iter().rev();
+    let value = digits.fold(0, |value, byte| value << 7 | usize::from(byte & 0x7f));
+    Some((value, &bytes[end + 1..]))
+}
+
+/// A `tokenizer.json` for a folder's `tokenizer.model`, with merges derived as transformers does:
+/// for each piece every split into two pieces, ordered by the ids of the parts; then all of them
+/// by the piece's score.
+///
+/// Forms: `replace` (Replace normalizer, merges as strings), `metaspace` (Metaspace
+/// pre-tokenizer), `pairs` (merges as pairs); with `-prefix`, a `▁` is prepended.
+pub fn tokenizer_json(dir: &Path, form: &str) -> Value {
+    let pieces = pieces(&std::fs::read(dir.join("tokenizer.model")).unwrap());
+    let ids: HashMap<&str, usize> = (0..).zip(&pieces).map(|(i, p)| (p.0.as_str(), i)).collect();
+    let mut merges: Vec<(&str, &str, f32)> = Vec::new();
+    for (text, score, _) in &pieces {
+        let mut splits: Vec<(&str, &str)> = text
+            .char_indices()
+            .skip(1)
+            .map(|(at, _)| text.split_at(at))
+            .filter(|(left, right)| ids.contains_key(left) && ids.contains_key(right))
+            .collect();
+        splits.sort_by_key(|(left, right)| (ids[left], ids[right]));
+        merges.extend(
+            splits
+                .into_iter()
+                .map(|(left, right)| (left, right, *score)),
+        );
+    }
+    merges.sort_by(|a, b| b.2.total_cmp(&a.2));
+    let merges: Vec<Value> = merges
+        .into_iter()
+        .map(|(left, right, _)| match form.starts_with("pairs") {
+            true => json!([left, right]),
+            false => json!(format!("{left} {right}")),
+        })
+        .collect();
+    let added: Vec<Value> = (0..)
+        .zip(&pieces)
+        .filter(|(_, (_, _, kind))| matches!(kind, 2..=4))
+        .map(|(id, (text, _, kind))| {
+            json!({"id": id, "content": text, "single_word": false, "lstrip": false,
+                   "rstrip": false, "normalized": false, "special": *kind != 4})
+        })
+        .collect();
+    let prefix = form.ends_with("-prefix");
+    let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    let prepend = json!({"type": "Prepend", "prepend": "▁"});
+    let (normalizer, pre_tokenizer) = match (form.starts_with("metaspace"), prefix) {
+        (true, _) => {
+            let scheme = if prefix { "first" } else { "never" };
+            let metaspace = json!({"type": "Metaspace", "replacement": "▁",
+                                   "prepend_scheme": scheme, "split": false});
+            (Value::Null, metaspace)
+        }
+        (false, true) => {
+            let steps = json!({"type": "Sequence", "normalizers": [prepend, replace]});
+            (steps, Value::Null)
+        }
+        (false, false) => (replace, Value::Null),
+    };
+    json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added,
+        "normalizer": normalizer,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": null,
+        "decoder": {"type": "ByteFallback"},
+        "model": {
+            "type": "BPE",
+            "dropout": null,
+            "unk_token": "<unk>",
+            "continuing_subword_prefix": null,
+            "end_of_word_suffix": null,
+            "fuse_unk": true,
+            "byte_fallback": true,
+            "vocab": ids,
+            "merges": merges,
+        }
+    })
+}
+
+/// Texts of mixed scripts, whitespace, control characters and special tokens' texts.
+pub fn texts() -> impl Strategy<Value = String> {
+    let part = prop_oneof![
+        4 => "[a-zA-Z]{1,8}",
+        3 => " {1,4}",
+        2 => "[一-龥]{1,6}",
+        2 => "[0-9.,]{1,6}",
+        1 => "[\\n\\r\\t]{1,3}",
+        1 => "\\PC{1,6}",
+        1 => "[\\x01-\\x1f\\x7f-\\u{9f}]{1,2}",
+        1 => "[😀-🙏]{1,2}",
+        1 => "▁{1,3}",
+        1 => prop::sample::select(vec![
+            "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<unk>", "<s>", "<|im_", "|>", "<|",
+            "<0x0A>", "<|Human|>", "the", " the", "return", "    ",
+        ]).prop_map(str::to_owned),
+        1 => any::<String>(),
+    ];
+    prop::collection::vec(part, 0..12).prop_map(|parts| parts.concat())
+}
