@@ -15,8 +15,8 @@
 #include <fstream>
 #include <vector>
 
-static void log_errors_only(ggml_log_level level, const char * text, void *) {
-    if (level >= GGML_LOG_LEVEL_WARN) {
+static void log_problems_only(ggml_log_level level, const char * text, void *) {
+    if (level == GGML_LOG_LEVEL_WARN || level == GGML_LOG_LEVEL_ERROR) {
         fputs(text, stderr);
     }
 }
@@ -36,7 +36,7 @@ int main(int argc, char ** argv) {
         return 1;
     }
 
-    llama_log_set(log_errors_only, nullptr);
+    llama_log_set(log_problems_only, nullptr);
     llama_backend_init();
     llama_model_params model_params = llama_model_default_params();
     model_params.n_gpu_layers    = 0;
