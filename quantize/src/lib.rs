@@ -2,6 +2,19 @@
 //!
 //! `checkpoint` (read) -> `plan` (pure) -> `kernels` (pure) -> `pipeline` (bounded I/O) -> GGUF.
 
+pub mod arch;
+pub mod checkpoint;
+pub mod cli;
+pub mod convert;
+pub mod error;
+pub mod file_type;
 pub mod kernels;
+pub mod map;
+pub mod metadata;
+pub mod output;
+pub mod pipeline;
+pub mod plan;
+pub mod progress;
+pub mod report;
 pub mod threads;
 pub mod tokenizer;

@@ -1,0 +1,41 @@
+//! A Hugging Face checkpoint: a folder with `config.json`, safetensors and a tokenizer.
+
+pub mod config;
+pub mod file;
+pub mod shards;
+
+use std::path::{Path, PathBuf};
+
+pub use config::{ConfigError, ModelConfig, RopeScaling};
+pub use file::FileError;
+pub use shards::{ShardError, SourceDType, Tensor, Weights};
+
+use crate::error::Error;
+use crate::tokenizer::SourceTokenizer;
+
+/// A checkpoint that has been opened and checked, but whose weights have not been read.
+pub struct Checkpoint {
+    /// The folder.
+    pub dir: PathBuf,
+    /// From `config.json`.
+    pub config: ModelConfig,
+    /// Mapped weights.
+    pub weights: Weights,
+    /// From `tokenizer.model` or `tokenizer.json`.
+    pub tokenizer: SourceTokenizer,
+}
+
+/// Real ones have some hundred bytes.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+impl Checkpoint {
+    /// Opens the checkpoint in `dir`: the cheap and most telling file first, the weights last.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let config = file::read_optional(dir, "config.json", MAX_CONFIG_BYTES)?
+            .ok_or_else(|| Error::NotACheckpoint { path: dir.into() })?;
+        let config = ModelConfig::parse(&config)?;
+        let tokenizer = SourceTokenizer::load(dir)?;
+        let weights = Weights::open(dir)?;
+        Ok(Self { dir: dir.into(), config, weights, tokenizer })
+    }
+}

@@ -1,0 +1,522 @@
+//! Safetensors files: `model.safetensors`, or the shards that `model.safetensors.index.json` lists.
+//!
+//! The safetensors crate keeps the last of two tensors with one name and says nothing of shards, so the header
+//! is checked here: every defect is an error of its own, and a [`Tensor`]'s bytes lie inside its file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::file::{self, FileError};
+use crate::map::MappedFile;
+
+/// Element types of weights that can be converted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceDType {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of an F32.
+    BF16,
+}
+
+impl SourceDType {
+    /// Bytes per element.
+    pub const fn n_bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+        }
+    }
+
+    /// As safetensors and GGUF both write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::BF16 => "BF16",
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        [Self::F32, Self::F16, Self::BF16].into_iter().find(|d| d.name() == name)
+    }
+}
+
+/// One tensor of the checkpoint.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    /// As in the checkpoint, for instance `model.layers.0.mlp.up_proj.weight`.
+    pub name: String,
+    /// As in the header; only F32, F16 and BF16 have a [`SourceDType`].
+    pub dtype_name: String,
+    /// Outermost dimension first (`[out, in]`).
+    pub shape: Vec<u64>,
+    /// Index of its file in [`Weights::files`].
+    pub file: usize,
+    /// Its bytes in that file.
+    pub bytes: Range<usize>,
+}
+
+impl Tensor {
+    /// The element type, if its weights can be converted.
+    pub fn dtype(&self) -> Option<SourceDType> {
+        SourceDType::from_name(&self.dtype_name)
+    }
+}
+
+/// One mapped safetensors file.
+#[derive(Debug)]
+pub struct WeightFile {
+    /// Its name inside the checkpoint.
+    pub name: String,
+    /// Its content.
+    pub map: MappedFile,
+}
+
+/// All weights of a checkpoint, mapped but not read.
+#[derive(Debug)]
+pub struct Weights {
+    /// One or more files.
+    pub files: Vec<WeightFile>,
+    /// Tensors by name.
+    pub tensors: BTreeMap<String, Tensor>,
+}
+
+/// What can be wrong with a checkpoint's weights before they are read.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardError {
+    /// A file could not be opened.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The file could not be mapped.
+    #[error("{file}: cannot be mapped: {source}")]
+    Map {
+        /// The file.
+        file: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// No safetensors in the folder.
+    #[error("no model.safetensors and no model.safetensors.index.json in {dir}{found_instead}")]
+    NoWeights {
+        /// The folder.
+        dir: String,
+        /// What lies there instead, if it is known.
+        found_instead: &'static str,
+    },
+    /// Too short for the 8 bytes of the header's length.
+    #[error("{file}: {n_bytes} bytes, too short for a safetensors file")]
+    TooShort {
+        /// The file.
+        file: String,
+        /// Its length.
+        n_bytes: u64,
+    },
+    /// The header's length is none that a header can have.
+    #[error("{file}: header of {header_bytes} bytes, expected 2 to {max_bytes}")]
+    HeaderLength {
+        /// The file.
+        file: String,
+        /// As the first 8 bytes say.
+        header_bytes: u64,
+        /// The cap, or what the file has room for.
+        max_bytes: u64,
+    },
+    /// The header is not the JSON that it should be; a duplicate name is reported here too.
+    #[error("{file}: header: {source}")]
+    Header {
+        /// The file.
+        file: String,
+        /// What and where.
+        source: serde_json::Error,
+    },
+    /// A tensor's entry lacks a field or has one of the wrong type.
+    #[error("{file}: tensor `{tensor}`: {source}")]
+    Entry {
+        /// The file.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// What and where.
+        source: serde_json::Error,
+    },
+    /// An element type whose size is unknown.
+    #[error("{file}: tensor `{tensor}` has the unknown dtype `{dtype}`")]
+    UnknownDType {
+        /// The file.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// As the header names it.
+        dtype: String,
+    },
+    /// The shape's product passes 64 bits.
+    #[error("{file}: tensor `{tensor}`: the size of shape {shape:?} does not fit 64 bits")]
+    ShapeOverflow {
+        /// The file.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// Its shape.
+        shape: Vec<u64>,
+    },
+    /// Shape and dtype say another size than the offsets.
+    #[error(
+        "{file}: tensor `{tensor}` of dtype {dtype} and shape {shape:?} needs {expected} bytes, its offsets {begin}..{end} say otherwise"
+    )]
+    SizeMismatch {
+        /// The file.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// Its dtype.
+        dtype: String,
+        /// Its shape.
+        shape: Vec<u64>,
+        /// Bytes by shape and dtype.
+        expected: u64,
+        /// First byte, counted from the header's end.
+        begin: u64,
+        /// One past the last byte.
+        end: u64,
+    },
+    /// A tensor does not begin where the one before it ended.
+    #[error("{file}: tensor `{tensor}` begins at byte {begin} of the data, expected {expected} ({kind})")]
+    NotContiguous {
+        /// The file.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// Where it begins.
+        begin: u64,
+        /// Where the one before ended.
+        expected: u64,
+        /// `gap` or `overlap`.
+        kind: &'static str,
+    },
+    /// The tensors end before or after the file does.
+    #[error("{file}: its tensors take {expected} bytes of data, the file has {found}")]
+    DataLength {
+        /// The file.
+        file: String,
+        /// By the header.
+        expected: u64,
+        /// By the file's length.
+        found: u64,
+    },
+    /// The index is not the JSON that it should be; a duplicate name is reported here too.
+    #[error("{INDEX_NAME}: {0}")]
+    Index(serde_json::Error),
+    /// A shard's name is a path.
+    #[error("{INDEX_NAME}: tensor `{tensor}` lies in `{shard}`, expected a plain *.safetensors name")]
+    ShardName {
+        /// The tensor.
+        tensor: String,
+        /// As the index names it.
+        shard: String,
+    },
+    /// A shard of the set lies in the folder but the index does not use it.
+    #[error("{shard}: not listed in {INDEX_NAME}")]
+    ExtraShard {
+        /// The file.
+        shard: String,
+    },
+    /// The index maps a tensor to a shard that lacks it.
+    #[error("{INDEX_NAME}: tensor `{tensor}` is not in `{shard}`")]
+    NotInShard {
+        /// The tensor.
+        tensor: String,
+        /// Where it should be.
+        shard: String,
+    },
+    /// A shard holds a tensor that the index has elsewhere, or nowhere.
+    #[error("{shard}: tensor `{tensor}` is mapped to {mapped_to} by {INDEX_NAME}")]
+    NotInIndex {
+        /// The tensor.
+        tensor: String,
+        /// Where it is.
+        shard: String,
+        /// `nothing`, or the other shard.
+        mapped_to: String,
+    },
+}
+
+impl ShardError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::File(e) => e.hint(),
+            Self::NoWeights { found_instead, .. } if !found_instead.is_empty() => Some(
+                "convert the checkpoint to safetensors first (transformers: `save_pretrained(..., safe_serialization=True)`)".into(),
+            ),
+            Self::NoWeights { .. } => {
+                Some("INPUT is a folder with config.json, *.safetensors and a tokenizer".into())
+            }
+            Self::DataLength { .. } | Self::TooShort { .. } | Self::HeaderLength { .. } => {
+                Some("the download may be incomplete: compare the file's size with the original".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+const SINGLE_NAME: &str = "model.safetensors";
+const INDEX_NAME: &str = "model.safetensors.index.json";
+/// The safetensors library's own limit.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+const MAX_INDEX_BYTES: u64 = 100_000_000;
+
+impl Weights {
+    /// Maps the weights in `dir` and checks every header. Reads no weight.
+    pub fn open(dir: &Path) -> Result<Self, ShardError> {
+        // The order in which transformers looks.
+        if dir.join(SINGLE_NAME).symlink_metadata().is_ok() {
+            let (file, tensors) = open_file(dir, SINGLE_NAME, 0)?;
+            let tensors = tensors.into_iter().map(|t| (t.name.clone(), t)).collect();
+            return Ok(Self { files: vec![file], tensors });
+        }
+        match file::read_optional(dir, INDEX_NAME, MAX_INDEX_BYTES)? {
+            Some(index) => Self::open_sharded(dir, &index),
+            None => Err(no_weights(dir)),
+        }
+    }
+
+    fn open_sharded(dir: &Path, index: &[u8]) -> Result<Self, ShardError> {
+        let index: Index = serde_json::from_slice(index).map_err(ShardError::Index)?;
+        let mut shard_of: BTreeMap<String, String> = BTreeMap::new();
+        for (tensor, shard) in index.weight_map.0 {
+            let plain = shard.ends_with(".safetensors")
+                && Path::new(&shard).file_name().is_some_and(|name| name == shard.as_str())
+                && !shard.contains('\\');
+            if !plain {
+                return Err(ShardError::ShardName { tensor, shard });
+            }
+            shard_of.insert(tensor, shard);
+        }
+        let names: BTreeSet<&String> = shard_of.values().collect();
+        refuse_extra_shards(dir, &names)?;
+
+        let mut files = Vec::new();
+        let mut tensors = BTreeMap::new();
+        for shard in names {
+            let (file, found) = open_file(dir, shard, files.len())?;
+            files.push(file);
+            for tensor in found {
+                // One shard per name, so that a tensor in two shards cannot pass.
+                if shard_of.get(&tensor.name) != Some(shard) {
+                    let mapped_to =
+                        shard_of.get(&tensor.name).map_or("nothing".into(), |s| format!("`{s}`"));
+                    let (tensor, shard) = (tensor.name, shard.clone());
+                    return Err(ShardError::NotInIndex { tensor, shard, mapped_to });
+                }
+                tensors.insert(tensor.name.clone(), tensor);
+            }
+        }
+        if let Some((tensor, shard)) = shard_of.iter().find(|(t, _)| !tensors.contains_key(*t)) {
+            return Err(ShardError::NotInShard { tensor: tensor.clone(), shard: shard.clone() });
+        }
+        Ok(Self { files, tensors })
+    }
+
+    /// The tensor's bytes, in its element type, little endian.
+    pub fn bytes(&self, tensor: &Tensor) -> &[u8] {
+        &self.files[tensor.file].map.bytes()[tensor.bytes.clone()]
+    }
+
+    /// Lets go of the memory behind a part of the tensor (byte offsets inside it).
+    pub fn release(&self, tensor: &Tensor, part: Range<usize>) {
+        let start = tensor.bytes.start;
+        self.files[tensor.file].map.release(start + part.start..start + part.end);
+    }
+
+    /// Length of all files, in bytes.
+    pub fn n_bytes(&self) -> u64 {
+        self.files.iter().map(|f| f.map.bytes().len() as u64).sum()
+    }
+}
+
+fn no_weights(dir: &Path) -> ShardError {
+    let has_pytorch = std::fs::read_dir(dir).is_ok_and(|entries| {
+        entries.flatten().any(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with("pytorch_model") && name.ends_with(".bin")
+        })
+    });
+    ShardError::NoWeights {
+        dir: dir.display().to_string(),
+        found_instead: if has_pytorch { ", only pytorch_model*.bin" } else { "" },
+    }
+}
+
+/// A `model-00001-of-00002.safetensors` that the index forgot means that index and shards do not belong together.
+fn refuse_extra_shards(dir: &Path, listed: &BTreeSet<&String>) -> Result<(), ShardError> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
+    let mut extra: Vec<String> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| is_shard_name(name) && !listed.contains(name))
+        .collect();
+    extra.sort();
+    match extra.into_iter().next() {
+        Some(shard) => Err(ShardError::ExtraShard { shard }),
+        None => Ok(()),
+    }
+}
+
+fn is_shard_name(name: &str) -> bool {
+    let number = |s: &str| s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit());
+    name.strip_prefix("model-")
+        .and_then(|rest| rest.strip_suffix(".safetensors"))
+        .and_then(|rest| rest.split_once("-of-"))
+        .is_some_and(|(no, count)| number(no) && number(count))
+}
+
+fn open_file(
+    dir: &Path,
+    name: &str,
+    index: usize,
+) -> Result<(WeightFile, Vec<Tensor>), ShardError> {
+    let (handle, n_bytes) = file::open(dir, name)?;
+    if n_bytes < 8 {
+        return Err(ShardError::TooShort { file: name.into(), n_bytes });
+    }
+    let map = MappedFile::new(&handle)
+        .map_err(|source| ShardError::Map { file: name.into(), source })?;
+    let tensors = read_header(name, map.bytes(), index)?;
+    Ok((WeightFile { name: name.into(), map }, tensors))
+}
+
+/// Parses `[n: u64 LE][n bytes of JSON][data]` and checks that the tensors cover the data without gap or overlap.
+fn read_header(file: &str, bytes: &[u8], file_index: usize) -> Result<Vec<Tensor>, ShardError> {
+    let too_short = || ShardError::TooShort { file: file.into(), n_bytes: bytes.len() as u64 };
+    let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(too_short)?;
+    let header_bytes = u64::from_le_bytes(*length);
+    let max_bytes = MAX_HEADER_BYTES.min(rest.len() as u64);
+    if !(2..=max_bytes).contains(&header_bytes) {
+        return Err(ShardError::HeaderLength { file: file.into(), header_bytes, max_bytes });
+    }
+    let (header, data) = rest.split_at(header_bytes as usize);
+    let bad_header = |source| ShardError::Header { file: file.into(), source };
+    let header: UniqueMap<&RawValue> = serde_json::from_slice(header).map_err(bad_header)?;
+    let mut entries = Vec::with_capacity(header.0.len());
+    for (name, value) in header.0 {
+        if name == "__metadata__" {
+            serde_json::from_str::<BTreeMap<String, String>>(value.get()).map_err(bad_header)?;
+            continue;
+        }
+        let entry: Entry = serde_json::from_str(value.get()).map_err(|source| {
+            ShardError::Entry { file: file.into(), tensor: name.clone(), source }
+        })?;
+        entries.push((name, entry));
+    }
+    entries.sort_by_key(|(_, entry)| entry.data_offsets);
+    let mut end_of_last = 0;
+    let mut tensors = Vec::with_capacity(entries.len());
+    for (name, entry) in entries {
+        let (begin, end) = entry.data_offsets;
+        let expected = entry.n_bytes(file, &name)?;
+        if begin.checked_add(expected) != Some(end) {
+            return Err(ShardError::SizeMismatch {
+                file: file.into(),
+                tensor: name,
+                dtype: entry.dtype,
+                shape: entry.shape,
+                expected,
+                begin,
+                end,
+            });
+        }
+        if begin != end_of_last {
+            let kind = if begin > end_of_last { "gap" } else { "overlap" };
+            let (file, expected) = (file.into(), end_of_last);
+            return Err(ShardError::NotContiguous { file, tensor: name, begin, expected, kind });
+        }
+        end_of_last = end;
+        // Checked against the file's length below, so the casts cannot cut anything that is used.
+        let start = 8 + header_bytes as usize;
+        let bytes = start.saturating_add(begin as usize)..start.saturating_add(end as usize);
+        let Entry { dtype: dtype_name, shape, .. } = entry;
+        tensors.push(Tensor { name, dtype_name, shape, file: file_index, bytes });
+    }
+    if end_of_last != data.len() as u64 {
+        let found = data.len() as u64;
+        return Err(ShardError::DataLength { file: file.into(), expected: end_of_last, found });
+    }
+    Ok(tensors)
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: (u64, u64),
+}
+
+impl Entry {
+    fn n_bytes(&self, file: &str, name: &str) -> Result<u64, ShardError> {
+        let element_bytes = match self.dtype.as_str() {
+            "BOOL" | "U8" | "I8" | "F8_E4M3" | "F8_E5M2" | "F8_E8M0" => 1,
+            "U16" | "I16" | "F16" | "BF16" => 2,
+            "U32" | "I32" | "F32" => 4,
+            "U64" | "I64" | "F64" => 8,
+            _ => {
+                return Err(ShardError::UnknownDType {
+                    file: file.into(),
+                    tensor: name.into(),
+                    dtype: self.dtype.clone(),
+                });
+            }
+        };
+        self.shape.iter().try_fold(element_bytes, |product: u64, n| product.checked_mul(*n)).ok_or_else(
+            || ShardError::ShapeOverflow {
+                file: file.into(),
+                tensor: name.into(),
+                shape: self.shape.clone(),
+            },
+        )
+    }
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: UniqueMap<String>,
+}
+
+/// A JSON object in file order that refuses a name it has seen (serde_json's own maps keep the last).
+struct UniqueMap<V>(Vec<(String, V)>);
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for UniqueMap<V> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct UniqueVisitor<V>(PhantomData<V>);
+        impl<'de, V: Deserialize<'de>> Visitor<'de> for UniqueVisitor<V> {
+            type Value = UniqueMap<V>;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UniqueMap<V>, A::Error> {
+                let mut seen = BTreeSet::new();
+                let mut entries = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, V>()? {
+                    if !seen.insert(name.clone()) {
+                        let name = name.escape_debug();
+                        return Err(A::Error::custom(format!("duplicate name `{name}`")));
+                    }
+                    entries.push((name, value));
+                }
+                Ok(UniqueMap(entries))
+            }
+        }
+        deserializer.deserialize_map(UniqueVisitor(PhantomData))
+    }
+}

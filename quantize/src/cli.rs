@@ -1,0 +1,84 @@
+//! The command line of `yi-quantize`: parsed here, carried out by the library.
+
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use clap::Parser;
+
+use crate::checkpoint::Checkpoint;
+use crate::convert::convert;
+use crate::error::Error;
+use crate::file_type::FileType;
+use crate::output::Target;
+use crate::plan::{Plan, Request};
+use crate::progress::Display;
+use crate::report::{Summary, plan_json, plan_table};
+use crate::threads;
+
+/// Turns a Hugging Face checkpoint into a quantized GGUF file, in one pass and without a temporary copy.
+#[derive(Debug, Parser)]
+#[command(name = "yi-quantize", version)]
+pub struct Args {
+    /// Folder of the checkpoint: config.json, *.safetensors and a tokenizer
+    input: PathBuf,
+    /// File to write; it appears whole or not at all
+    output: PathBuf,
+    /// Type of the weights
+    #[arg(value_name = "TYPE", ignore_case = true)]
+    file_type: FileType,
+    /// Threads to quantize with [default: the cores this process may use]
+    #[arg(short, long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// Print what would be written, tensor by tensor, and stop
+    #[arg(long)]
+    dry_run: bool,
+    /// Replace OUTPUT if it exists
+    #[arg(long)]
+    force: bool,
+    /// Print the plan or the summary as one JSON object on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// Carries out a parsed command line.
+pub fn run(args: &Args) -> Result<(), Error> {
+    let started = Instant::now();
+    if args.dry_run {
+        let checkpoint = Checkpoint::open(&args.input)?;
+        let plan = Plan::new(&checkpoint, Request { file_type: args.file_type })?;
+        return print(&if args.json { plan_json(&plan).to_string() } else { plan_table(&plan) });
+    }
+    let target = Target::new(&args.output, args.force, &args.input)?;
+    let checkpoint = Checkpoint::open(&args.input)?;
+    let plan = Plan::new(&checkpoint, Request { file_type: args.file_type })?;
+
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&cancelled);
+    // Without a handler the process would still end, but leave its temporary file behind.
+    let _ = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
+
+    let n_threads = args.threads.map_or_else(threads::default_count, NonZeroUsize::get);
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(n_threads)
+        .build()
+        .map_err(|e| Error::Threads { n_threads, reason: e.to_string() })?;
+    let display = Display::new(&plan);
+    let result = pool.install(|| convert(&checkpoint, &plan, target, &display, &cancelled));
+    display.finish();
+    result?;
+
+    let summary = Summary::new(&args.output, &checkpoint, &plan, n_threads, started.elapsed());
+    print(&if args.json { summary.json().to_string() } else { summary.to_string() })
+}
+
+fn print(text: &str) -> Result<(), Error> {
+    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+        // Whoever closed the pipe has read enough.
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::Stdout { source: e }),
+        _ => Ok(()),
+    }
+}

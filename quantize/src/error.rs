@@ -1,0 +1,102 @@
+//! Every way a conversion can fail, in one type, with the exit code that each kind has.
+
+use std::path::PathBuf;
+
+use crate::arch::llama::ArchError;
+use crate::checkpoint::{ConfigError, FileError, ShardError};
+use crate::kernels::KernelError;
+use crate::output::OutputError;
+use crate::tokenizer::TokenizerError;
+
+/// Why a conversion failed. Each message says what, where and what was expected; [`Error::hint`] what to do.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // most variants pass on a documented error of the module that found it
+pub enum Error {
+    /// INPUT is no folder with a `config.json`.
+    #[error("{path}: no config.json there, so not a Hugging Face checkpoint")]
+    NotACheckpoint { path: PathBuf },
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    #[error(transparent)]
+    Arch(#[from] ArchError),
+    /// The planned file breaks a rule of the format, for instance by a tensor name that is too long.
+    #[error("the output would not be valid GGUF: {0}")]
+    Gguf(#[from] yi_gguf::Error),
+    /// NaN, infinity or an overflow among the weights; rows and columns are the checkpoint's.
+    #[error("tensor `{tensor}`: {source}")]
+    Weight { tensor: String, source: KernelError },
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// Writing the temporary file failed; it has been removed.
+    #[error("writing the output: {source}")]
+    Write { source: std::io::Error },
+    /// The written file could not be read back.
+    #[error("reading the finished output back: {source}")]
+    ReadBack { source: std::io::Error },
+    /// The result could not be printed.
+    #[error("writing to stdout: {source}")]
+    Stdout { source: std::io::Error },
+    /// The system gave no threads.
+    #[error("cannot start {n_threads} threads: {reason}")]
+    Threads { n_threads: usize, reason: String },
+    /// The user stopped the conversion; nothing was left behind.
+    #[error("interrupted, no output was written")]
+    Interrupted,
+}
+
+impl Error {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotACheckpoint { .. } => {
+                Some("INPUT is a folder with config.json, *.safetensors and a tokenizer".into())
+            }
+            Self::File(e) => e.hint(),
+            Self::Shard(e) => e.hint(),
+            Self::Tokenizer(e) => e.hint(),
+            Self::Arch(e) => e.hint(),
+            Self::Gguf(e) => e.hint(),
+            Self::Weight { source, .. } => source.hint(),
+            Self::Output(e) => e.hint(),
+            Self::Write { source } if source.kind() == std::io::ErrorKind::StorageFull => {
+                Some("free some space or choose an OUTPUT on another disk".into())
+            }
+            Self::Threads { .. } => Some("pass a smaller --threads".into()),
+            _ => None,
+        }
+    }
+
+    /// The process's exit code; the README has the table.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Output(OutputError::Exists { .. } | OutputError::IsInput { .. }) => exit_code::USAGE,
+            Self::Output(_) | Self::Write { .. } | Self::ReadBack { .. } | Self::Stdout { .. } => exit_code::IO,
+            Self::File(FileError::Io { .. }) | Self::Shard(ShardError::Map { .. }) => exit_code::IO,
+            Self::Interrupted => exit_code::INTERRUPTED,
+            Self::Threads { .. } => exit_code::INTERNAL,
+            _ => exit_code::INVALID_INPUT,
+        }
+    }
+}
+
+/// Exit codes of both programs; 0 is success.
+pub mod exit_code {
+    /// A defect of the program or of a library under it.
+    pub const INTERNAL: u8 = 1;
+    /// Arguments that cannot be what the user meant.
+    pub const USAGE: u8 = 2;
+    /// An input file that is malformed or not supported.
+    pub const INVALID_INPUT: u8 = 3;
+    /// The system refused to read or write: permissions, a full disk.
+    pub const IO: u8 = 4;
+    /// Too little memory.
+    pub const MEMORY: u8 = 5;
+    /// Stopped by the user: 128 + SIGINT, as shells have it.
+    pub const INTERRUPTED: u8 = 130;
+}

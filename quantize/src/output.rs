@@ -1,0 +1,216 @@
+//! The output file: it appears whole under its name, or not at all.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+/// Why an output cannot be written, or was not.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// It is there and `--force` was not given.
+    #[error("{path}: already exists")]
+    Exists {
+        /// The output.
+        path: PathBuf,
+    },
+    /// It is one of the files to be read, by path, symbolic link or hard link.
+    #[error("{path}: is the input's own `{input}`")]
+    IsInput {
+        /// The output.
+        path: PathBuf,
+        /// The input file that it is.
+        input: String,
+    },
+    /// A folder, device or the like stands there.
+    #[error("{path}: exists and is not a regular file")]
+    NotRegular {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The folder for it cannot be used.
+    #[error("{dir}: {source}")]
+    Folder {
+        /// The output's folder.
+        dir: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The disk has too little room.
+    #[error("{dir}: {free_bytes} bytes free, the output needs {needed_bytes}")]
+    NoSpace {
+        /// The output's folder.
+        dir: PathBuf,
+        /// What the user may still write there.
+        free_bytes: u64,
+        /// The output's size.
+        needed_bytes: u64,
+    },
+    /// Writing, syncing or renaming failed.
+    #[error("{path}: {source}")]
+    Write {
+        /// The output.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+impl OutputError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Exists { .. } => Some("pass --force to replace it".into()),
+            Self::IsInput { .. } => Some("choose another OUTPUT; the input is never overwritten".into()),
+            Self::NoSpace { .. } => Some("free some space or choose an OUTPUT on another disk".into()),
+            Self::Folder { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some("create the folder first".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// An output path that may be written: checked, nothing created yet.
+#[derive(Debug)]
+pub struct Target {
+    path: PathBuf,
+    dir: PathBuf,
+    force: bool,
+}
+
+impl Target {
+    /// Checks the path against what exists: nothing but a regular file is ever replaced, that only with `force`,
+    /// and never one of the files in `input_dir`.
+    pub fn new(path: &Path, force: bool, input_dir: &Path) -> Result<Self, OutputError> {
+        let dir = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+            _ => PathBuf::from("."),
+        };
+        let folder_error = |source| OutputError::Folder { dir: dir.clone(), source };
+        if !dir.metadata().map_err(folder_error)?.is_dir() {
+            return Err(folder_error(io::ErrorKind::NotADirectory.into()));
+        }
+        let path = path.to_path_buf();
+        match path.symlink_metadata() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(OutputError::Write { path, source }),
+            Ok(link) => {
+                if let Some(input) = same_file_in(input_dir, &path) {
+                    return Err(OutputError::IsInput { path, input });
+                }
+                if !link.is_file() {
+                    return Err(OutputError::NotRegular { path });
+                }
+                if !force {
+                    return Err(OutputError::Exists { path });
+                }
+            }
+        }
+        Ok(Self { path, dir, force })
+    }
+
+    /// Creates the temporary file, if the disk has room for `needed_bytes`.
+    pub fn create(self, needed_bytes: u64) -> Result<Output, OutputError> {
+        let Self { path, dir, force } = self;
+        let folder_error = |source| OutputError::Folder { dir: dir.clone(), source };
+        if let Some(free_bytes) = free_bytes(&dir).map_err(folder_error)? {
+            if free_bytes < needed_bytes {
+                return Err(OutputError::NoSpace { dir, free_bytes, needed_bytes });
+            }
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let prefix = format!(".{name}.");
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).suffix(".partial");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            // The process's umask takes its part, as for any new file.
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        let temporary = builder.tempfile_in(&dir).map_err(folder_error)?;
+        Ok(Output { path, dir, force, temporary })
+    }
+}
+
+/// The output under its temporary name; dropped, it is removed.
+#[derive(Debug)]
+pub struct Output {
+    path: PathBuf,
+    dir: PathBuf,
+    force: bool,
+    temporary: NamedTempFile,
+}
+
+impl Output {
+    /// The temporary file, to read back what was written.
+    pub fn file(&self) -> &File {
+        self.temporary.as_file()
+    }
+
+    /// Makes the file durable, then visible under its own name.
+    pub fn commit(self) -> Result<(), OutputError> {
+        let Self { path, dir, force, temporary } = self;
+        let write_error = |source| OutputError::Write { path: path.clone(), source };
+        temporary.as_file().sync_all().map_err(write_error)?;
+        if force {
+            temporary.persist(&path).map_err(|e| write_error(e.error))?;
+        } else {
+            temporary.persist_noclobber(&path).map_err(|e| match e.error.kind() {
+                io::ErrorKind::AlreadyExists => OutputError::Exists { path: path.clone() },
+                _ => write_error(e.error),
+            })?;
+        }
+        // The rename itself must survive a crash; not every system lets a folder be opened and synced.
+        #[cfg(unix)]
+        File::open(&dir).and_then(|d| d.sync_all()).map_err(write_error)?;
+        #[cfg(not(unix))]
+        let _ = dir;
+        Ok(())
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.temporary.as_file_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.temporary.as_file_mut().flush()
+    }
+}
+
+/// The name of the file in `dir` that `path` also is.
+fn same_file_in(dir: &Path, path: &Path) -> Option<String> {
+    let wanted = path.metadata().ok()?;
+    let entries = std::fs::read_dir(dir).ok()?;
+    entries
+        .flatten()
+        .find(|entry| entry.path().metadata().is_ok_and(|m| is_same(&m, &entry.path(), &wanted, path)))
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+}
+
+#[cfg(unix)]
+fn is_same(a: &Metadata, _: &Path, b: &Metadata, _: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+#[cfg(not(unix))]
+fn is_same(_: &Metadata, a: &Path, _: &Metadata, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// Bytes that the user may still write in `dir`; `None` where the system does not say.
+#[cfg(unix)]
+fn free_bytes(dir: &Path) -> io::Result<Option<u64>> {
+    let stat = rustix::fs::statvfs(dir)?;
+    Ok(stat.f_bavail.checked_mul(stat.f_frsize))
+}
+
+#[cfg(not(unix))]
+fn free_bytes(_: &Path) -> io::Result<Option<u64>> {
+    Ok(None)
+}

@@ -1,0 +1,118 @@
+//! What will be written, decided before any weight is read: a pure function of checkpoint and request.
+
+use yi_gguf::{DType, Gguf, TensorSpec};
+
+use crate::arch::llama::{self, NamedTensor};
+use crate::checkpoint::Checkpoint;
+use crate::error::Error;
+use crate::file_type::{FileType, Mixture};
+use crate::metadata;
+
+/// What the user asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    /// The recipe.
+    pub file_type: FileType,
+}
+
+/// A tensor of the output file.
+#[derive(Debug)]
+pub struct PlannedTensor<'a> {
+    /// Where it comes from.
+    pub named: NamedTensor<'a>,
+    /// What it becomes.
+    pub dtype: DType,
+    /// Elements per row.
+    pub n_cols: usize,
+    /// Rows.
+    pub n_rows: usize,
+    /// Bytes of one row in the output.
+    pub row_bytes: usize,
+}
+
+impl PlannedTensor<'_> {
+    /// Bytes in the checkpoint.
+    pub fn source_bytes(&self) -> u64 {
+        self.n_params() * self.named.source_dtype.n_bytes()
+    }
+
+    /// Bytes in the output.
+    pub fn output_bytes(&self) -> u64 {
+        (self.n_rows * self.row_bytes) as u64
+    }
+
+    /// Weights.
+    pub fn n_params(&self) -> u64 {
+        (self.n_rows * self.n_cols) as u64
+    }
+}
+
+/// The whole output file: its header, and where each tensor's bytes come from.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// Header and layout of the output.
+    pub gguf: Gguf,
+    /// In the order of [`Gguf::tensors`].
+    pub tensors: Vec<PlannedTensor<'a>>,
+}
+
+impl<'a> Plan<'a> {
+    /// Plans the output for an opened checkpoint.
+    ///
+    /// # Errors
+    /// Tensors that are missing, left over or of another shape than `config.json` says; metadata or sizes that
+    /// GGUF cannot hold; a vocabulary larger than the embedding.
+    pub fn new(checkpoint: &'a Checkpoint, request: Request) -> Result<Self, Error> {
+        let config = &checkpoint.config;
+        let named = llama::name_tensors(config, &checkpoint.weights)?;
+        let is_gqa = config.n_heads != config.n_kv_heads;
+        let mut mixture = Mixture::new(request.file_type, config.n_layers, is_gqa);
+        let tensors: Vec<PlannedTensor> =
+            named.into_iter().map(|named| plan_tensor(named, &mut mixture)).collect();
+        let n_params = tensors.iter().map(PlannedTensor::n_params).sum();
+
+        let metadata = metadata::build(checkpoint, request.file_type, n_params)?;
+        let specs = tensors.iter().map(|t| TensorSpec {
+            name: t.named.gguf_name.clone(),
+            dims: t.named.source.shape.iter().rev().copied().collect(),
+            dtype: t.dtype,
+        });
+        let gguf = Gguf::new(metadata, specs.collect())?;
+        Ok(Self { gguf, tensors })
+    }
+
+    /// Weights of all tensors.
+    pub fn n_params(&self) -> u64 {
+        self.tensors.iter().map(PlannedTensor::n_params).sum()
+    }
+
+    /// Bytes of all tensors in the checkpoint.
+    pub fn source_bytes(&self) -> u64 {
+        self.tensors.iter().map(PlannedTensor::source_bytes).sum()
+    }
+
+    /// Bytes of all tensors in the output, without padding.
+    pub fn output_bytes(&self) -> u64 {
+        self.tensors.iter().map(PlannedTensor::output_bytes).sum()
+    }
+
+    /// Bits of tensor data per weight.
+    pub fn bits_per_weight(&self) -> f64 {
+        self.output_bytes() as f64 * 8.0 / self.n_params() as f64
+    }
+}
+
+fn plan_tensor<'a>(named: NamedTensor<'a>, mixture: &mut Mixture) -> PlannedTensor<'a> {
+    // Shapes agree with config.json, whose numbers are capped so that these products fit.
+    let n_cols = named.source.shape.last().copied().unwrap_or(1);
+    let n_rows = named.source.shape.iter().rev().skip(1).product::<u64>();
+    let dtype = mixture.next(named.kind, n_cols);
+    let row_bytes = n_cols / dtype.block_len() * dtype.block_bytes();
+    PlannedTensor {
+        named,
+        dtype,
+        n_cols: n_cols as usize,
+        n_rows: n_rows as usize,
+        row_bytes: row_bytes as usize,
+    }
+}

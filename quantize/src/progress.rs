@@ -1,0 +1,72 @@
+//! Progress on stderr: a bar on a terminal, llama-quantize's plain lines elsewhere.
+
+use std::io::{IsTerminal, Write};
+
+use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
+
+use crate::pipeline::Progress;
+use crate::plan::{Plan, PlannedTensor};
+
+/// Shows how far the conversion is.
+pub enum Display {
+    /// Bytes, rate and time left.
+    Bar(ProgressBar),
+    /// `[ 42/ 543] blk.3.attn_q.weight …`, one line per tensor.
+    Lines {
+        /// How many tensors there are.
+        n_tensors: usize,
+    },
+}
+
+impl Display {
+    /// Chooses by what stderr is.
+    pub fn new(plan: &Plan) -> Self {
+        let n_tensors = plan.tensors.len();
+        if !std::io::stderr().is_terminal() {
+            return Self::Lines { n_tensors };
+        }
+        const TEMPLATE: &str =
+            "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left";
+        let bar = ProgressBar::new(plan.source_bytes());
+        if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+            bar.set_style(style);
+        }
+        Self::Bar(bar)
+    }
+
+    /// Removes the bar, so that what is printed next stands alone.
+    pub fn finish(&self) {
+        if let Self::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Progress for Display {
+    fn tensor(&self, index: usize, tensor: &PlannedTensor) {
+        match self {
+            Self::Bar(bar) => bar.set_message(tensor.named.gguf_name.clone()),
+            Self::Lines { n_tensors } => {
+                // A closed stderr is no reason to stop.
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "[{:>4}/{:>4}] {:<28} {:>14} {:>4} -> {:<5} {:>12} -> {}",
+                    index + 1,
+                    n_tensors,
+                    tensor.named.gguf_name,
+                    format!("{} x {}", tensor.n_cols, tensor.n_rows),
+                    tensor.named.source_dtype.name(),
+                    tensor.dtype,
+                    BinaryBytes(tensor.source_bytes()).to_string(),
+                    BinaryBytes(tensor.output_bytes()),
+                );
+            }
+        }
+    }
+
+    fn advance(&self, source_bytes: u64) {
+        if let Self::Bar(bar) = self {
+            bar.inc(source_bytes);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Small checkpoints made on the spot, right or wrong in one chosen place.
+#![allow(dead_code)] // each test binary uses its own part
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use serde_json::{Map, Value, json};
+use yi_quantize::checkpoint::Checkpoint;
+use yi_quantize::error::Error;
+use yi_quantize::file_type::FileType;
+use yi_quantize::output::Target;
+use yi_quantize::pipeline::Progress;
+use yi_quantize::plan::{Plan, PlannedTensor, Request};
+
+/// Files that the repository brings along; a missing one fails the test.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
+}
+
+/// A tensor of a checkpoint to be written.
+#[derive(Clone)]
+pub struct TestTensor {
+    pub name: String,
+    pub dtype: &'static str,
+    pub shape: Vec<u64>,
+    pub bytes: Vec<u8>,
+}
+
+/// A checkpoint of one or two layers with the golden tokenizer, to be changed before it is written.
+pub struct TestCheckpoint {
+    pub dir: tempfile::TempDir,
+    pub config: Value,
+    pub tensors: Vec<TestTensor>,
+}
+
+pub const HIDDEN: u64 = 64;
+pub const FFN: u64 = 96;
+pub const VOCAB: u64 = 4096;
+pub const N_HEADS: u64 = 4;
+pub const N_KV_HEADS: u64 = 2;
+
+impl TestCheckpoint {
+    /// A valid one; `TestCheckpoint::open` accepts it.
+    pub fn new() -> Self {
+        Self::with("LlamaForCausalLM", "BF16", N_KV_HEADS, false)
+    }
+
+    /// A valid one of the given kind. `YiForCausalLM` gets the first release's `ln1` and `ln2`.
+    pub fn with(architecture: &str, dtype: &'static str, n_kv_heads: u64, tied: bool) -> Self {
+        let config = json!({
+            "architectures": [architecture], "hidden_act": "silu", "hidden_size": HIDDEN,
+            "intermediate_size": FFN, "num_hidden_layers": 2, "num_attention_heads": N_HEADS,
+            "num_key_value_heads": n_kv_heads, "vocab_size": VOCAB, "max_position_embeddings": 512,
+            "rope_theta": 5e6, "rms_norm_eps": 1e-5, "tie_word_embeddings": tied,
+            "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0
+        });
+        let (norm1, norm2) = if architecture == "YiForCausalLM" {
+            ("ln1", "ln2")
+        } else {
+            ("input_layernorm", "post_attention_layernorm")
+        };
+        let kv = HIDDEN / N_HEADS * n_kv_heads;
+        let mut tensors = vec![
+            tensor("model.embed_tokens.weight", dtype, &[VOCAB, HIDDEN]),
+            tensor("model.norm.weight", dtype, &[HIDDEN]),
+        ];
+        if !tied {
+            tensors.push(tensor("lm_head.weight", dtype, &[VOCAB, HIDDEN]));
+        }
+        for layer in 0..2 {
+            for (name, shape) in [
+                ("self_attn.q_proj", vec![HIDDEN, HIDDEN]),
+                ("self_attn.k_proj", vec![kv, HIDDEN]),
+                ("self_attn.v_proj", vec![kv, HIDDEN]),
+                ("self_attn.o_proj", vec![HIDDEN, HIDDEN]),
+                ("mlp.gate_proj", vec![FFN, HIDDEN]),
+                ("mlp.up_proj", vec![FFN, HIDDEN]),
+                ("mlp.down_proj", vec![HIDDEN, FFN]),
+                (norm1, vec![HIDDEN]),
+                (norm2, vec![HIDDEN]),
+            ] {
+                tensors.push(tensor(&format!("model.layers.{layer}.{name}.weight"), dtype, &shape));
+            }
+        }
+        Self { dir: tempfile::tempdir().unwrap(), config, tensors }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The tensor whose name ends so.
+    pub fn tensor(&mut self, suffix: &str) -> &mut TestTensor {
+        self.tensors.iter_mut().find(|t| t.name.ends_with(suffix)).unwrap()
+    }
+
+    pub fn write_file(&self, name: &str, content: impl AsRef<[u8]>) {
+        std::fs::write(self.path().join(name), content).unwrap();
+    }
+
+    /// Everything but the weights.
+    pub fn write_small_files(&self) {
+        self.write_file("config.json", self.config.to_string());
+        for name in ["tokenizer.model", "tokenizer_config.json", "generation_config.json"] {
+            let content = std::fs::read(fixture("golden/yi-8layer").join(name)).unwrap();
+            self.write_file(name, content);
+        }
+    }
+
+    /// The whole checkpoint, weights in one file.
+    pub fn write(&self) -> &Self {
+        self.write_small_files();
+        self.write_file("model.safetensors", safetensors(&self.tensors));
+        self
+    }
+
+    /// The whole checkpoint, weights in two shards with an index.
+    pub fn write_sharded(&self) -> &Self {
+        self.write_small_files();
+        let (first, second) = self.tensors.split_at(self.tensors.len() / 2);
+        let mut weight_map = Map::new();
+        for (shard, tensors) in [(SHARD_1, first), (SHARD_2, second)] {
+            self.write_file(shard, safetensors(tensors));
+            weight_map.extend(tensors.iter().map(|t| (t.name.clone(), json!(shard))));
+        }
+        self.write_index(&json!({ "metadata": {}, "weight_map": weight_map }));
+        self
+    }
+
+    pub fn write_index(&self, index: &Value) {
+        self.write_file("model.safetensors.index.json", index.to_string());
+    }
+
+    pub fn read_index(&self) -> Value {
+        let bytes = std::fs::read(self.path().join("model.safetensors.index.json")).unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    /// What opening and planning say; the output path stays untouched by construction.
+    pub fn plan_error(&self) -> Error {
+        match Checkpoint::open(self.path()) {
+            Err(e) => e,
+            Ok(checkpoint) => {
+                Plan::new(&checkpoint, Request { file_type: FileType::Q8_0 }).unwrap_err()
+            }
+        }
+    }
+
+    /// Converts into the checkpoint's own folder; the output's path.
+    pub fn convert(&self, file_type: FileType) -> Result<PathBuf, Error> {
+        let output = self.path().join(format!("{file_type:?}.gguf"));
+        convert(self.path(), &output, file_type)?;
+        Ok(output)
+    }
+}
+
+pub const SHARD_1: &str = "model-00001-of-00002.safetensors";
+pub const SHARD_2: &str = "model-00002-of-00002.safetensors";
+
+/// Weights that vary, around 1 for norms and around 0 elsewhere.
+pub fn tensor(name: &str, dtype: &'static str, shape: &[u64]) -> TestTensor {
+    let n: u64 = shape.iter().product();
+    let seed = name.bytes().fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b)));
+    let centre = if shape.len() == 1 { 1.0 } else { 0.0 };
+    let mut state = seed | 1;
+    let values = (0..n).map(|_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        centre + ((state >> 40) as f32 / (1u32 << 24) as f32 - 0.5) * 0.1
+    });
+    let bytes = match dtype {
+        "F32" => values.flat_map(f32::to_le_bytes).collect(),
+        "BF16" => values.flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes()).collect(),
+        // Normal numbers only, cut to 10 bits of mantissa.
+        "F16" => values.flat_map(|x| f16_bits(x).to_le_bytes()).collect(),
+        _ => vec![0; n as usize],
+    };
+    TestTensor { name: name.into(), dtype, shape: shape.to_vec(), bytes }
+}
+
+fn f16_bits(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let exponent = ((bits >> 23) & 0xff) as i32 - 127 + 15;
+    if exponent <= 0 {
+        return (bits >> 16) as u16 & 0x8000;
+    }
+    ((bits >> 16) & 0x8000) as u16 | (exponent as u16) << 10 | ((bits >> 13) & 0x3ff) as u16
+}
+
+/// A safetensors file of these tensors, in order.
+pub fn safetensors(tensors: &[TestTensor]) -> Vec<u8> {
+    let mut header = Map::new();
+    let mut end = 0;
+    for t in tensors {
+        let begin = end;
+        end += t.bytes.len();
+        let entry = json!({"dtype": t.dtype, "shape": t.shape, "data_offsets": [begin, end]});
+        header.insert(t.name.clone(), entry);
+    }
+    let data: Vec<u8> = tensors.iter().flat_map(|t| t.bytes.iter().copied()).collect();
+    with_header(&Value::Object(header).to_string(), &data)
+}
+
+/// A safetensors file with this header, whatever it says.
+pub fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend_from_slice(header.as_bytes());
+    file.extend_from_slice(data);
+    file
+}
+
+struct Silent;
+
+impl Progress for Silent {
+    fn tensor(&self, _: usize, _: &PlannedTensor) {}
+    fn advance(&self, _: u64) {}
+}
+
+/// Converts through the library, as the program does.
+pub fn convert(input: &Path, output: &Path, file_type: FileType) -> Result<(), Error> {
+    let target = Target::new(output, false, input)?;
+    let checkpoint = Checkpoint::open(input)?;
+    let plan = Plan::new(&checkpoint, Request { file_type })?;
+    yi_quantize::convert::convert(&checkpoint, &plan, target, &Silent, &AtomicBool::new(false))
+}
