@@ -49,30 +49,59 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let started = Instant::now();
     if args.dry_run {
         let checkpoint = Checkpoint::open(&args.input)?;
-        let plan = Plan::new(&checkpoint, Request { file_type: args.file_type })?;
-        return print(&if args.json { plan_json(&plan).to_string() } else { plan_table(&plan) });
+        let plan = Plan::new(
+            &checkpoint,
+            Request {
+                file_type: args.file_type,
+            },
+        )?;
+        return print(&if args.json {
+            plan_json(&plan).to_string()
+        } else {
+            plan_table(&plan)
+        });
     }
     let target = Target::new(&args.output, args.force, &args.input)?;
     let checkpoint = Checkpoint::open(&args.input)?;
-    let plan = Plan::new(&checkpoint, Request { file_type: args.file_type })?;
+    let plan = Plan::new(
+        &checkpoint,
+        Request {
+            file_type: args.file_type,
+        },
+    )?;
 
     let cancelled = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&cancelled);
     // Without a handler the process would still end, but leave its temporary file behind.
     let _ = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
 
-    let n_threads = args.threads.map_or_else(threads::default_count, NonZeroUsize::get);
+    let n_threads = args
+        .threads
+        .map_or_else(threads::default_threads, NonZeroUsize::get);
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(n_threads)
         .build()
-        .map_err(|e| Error::Threads { n_threads, reason: e.to_string() })?;
+        .map_err(|e| Error::Threads {
+            n_threads,
+            reason: e.to_string(),
+        })?;
     let display = Display::new(&plan);
     let result = pool.install(|| convert(&checkpoint, &plan, target, &display, &cancelled));
     display.finish();
     result?;
 
-    let summary = Summary::new(&args.output, &checkpoint, &plan, n_threads, started.elapsed());
-    print(&if args.json { summary.json().to_string() } else { summary.to_string() })
+    let summary = Summary::new(
+        &args.output,
+        &checkpoint,
+        &plan,
+        n_threads,
+        started.elapsed(),
+    );
+    print(&if args.json {
+        summary.json().to_string()
+    } else {
+        summary.to_string()
+    })
 }
 
 fn print(text: &str) -> Result<(), Error> {

@@ -75,8 +75,12 @@ impl Error {
     /// The process's exit code; the README has the table.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Output(OutputError::Exists { .. } | OutputError::IsInput { .. }) => exit_code::USAGE,
-            Self::Output(_) | Self::Write { .. } | Self::ReadBack { .. } | Self::Stdout { .. } => exit_code::IO,
+            Self::Output(OutputError::Exists { .. } | OutputError::IsInput { .. }) => {
+                exit_code::USAGE
+            }
+            Self::Output(_) | Self::Write { .. } | Self::ReadBack { .. } | Self::Stdout { .. } => {
+                exit_code::IO
+            }
             Self::File(FileError::Io { .. }) | Self::Shard(ShardError::Map { .. }) => exit_code::IO,
             Self::Interrupted => exit_code::INTERRUPTED,
             Self::Threads { .. } => exit_code::INTERNAL,

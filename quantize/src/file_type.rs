@@ -75,7 +75,13 @@ impl Mixture {
     pub fn new(file_type: FileType, n_layers: u64, is_gqa: bool) -> Self {
         // llama.cpp takes every llama model of 80 layers with GQA for LLaMA-2-70B.
         let is_llama_70b = n_layers == 80 && is_gqa;
-        Self { file_type, n_layers, is_llama_70b, n_attention_value: 0, n_ffn_down: 0 }
+        Self {
+            file_type,
+            n_layers,
+            is_llama_70b,
+            n_attention_value: 0,
+            n_ffn_down: 0,
+        }
     }
 
     /// The type of the next tensor, whose rows have `row_len` elements.
@@ -112,7 +118,11 @@ impl Mixture {
             _ => default,
         };
         // Eight heads share these weights there, so that more bits cost next to nothing.
-        if self.is_llama_70b && dtype == DType::Q4_K { DType::Q5_K } else { dtype }
+        if self.is_llama_70b && dtype == DType::Q4_K {
+            DType::Q5_K
+        } else {
+            dtype
+        }
     }
 
     fn ffn_down(&mut self, default: DType) -> DType {
@@ -144,7 +154,11 @@ fn fallback(dtype: DType, row_len: u64) -> DType {
         DType::Q6_K => DType::Q8_0,
         other => other,
     };
-    if fits(smaller_block) { smaller_block } else { DType::F16 }
+    if fits(smaller_block) {
+        smaller_block
+    } else {
+        DType::F16
+    }
 }
 
 #[cfg(test)]
@@ -176,13 +190,15 @@ mod tests {
     #[test]
     fn llama_2_70b_gets_q5_k_where_attention_values_would_be_q4_k() {
         let mut mixture = Mixture::new(FileType::Q4_K_M, 80, true);
-        let types: Vec<DType> =
-            (0..80).map(|_| mixture.next(TensorKind::AttentionValue, 8192)).collect();
+        let types: Vec<DType> = (0..80)
+            .map(|_| mixture.next(TensorKind::AttentionValue, 8192))
+            .collect();
         assert!(!types.contains(&DType::Q4_K) && types.contains(&DType::Q5_K));
         let mut without_gqa = Mixture::new(FileType::Q4_K_M, 80, false);
         without_gqa.next(TensorKind::AttentionValue, 8192);
-        let types: Vec<DType> =
-            (1..80).map(|_| without_gqa.next(TensorKind::AttentionValue, 8192)).collect();
+        let types: Vec<DType> = (1..80)
+            .map(|_| without_gqa.next(TensorKind::AttentionValue, 8192))
+            .collect();
         assert!(types.contains(&DType::Q4_K));
     }
 }

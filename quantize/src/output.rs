@@ -62,8 +62,12 @@ impl OutputError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Exists { .. } => Some("pass --force to replace it".into()),
-            Self::IsInput { .. } => Some("choose another OUTPUT; the input is never overwritten".into()),
-            Self::NoSpace { .. } => Some("free some space or choose an OUTPUT on another disk".into()),
+            Self::IsInput { .. } => {
+                Some("choose another OUTPUT; the input is never overwritten".into())
+            }
+            Self::NoSpace { .. } => {
+                Some("free some space or choose an OUTPUT on another disk".into())
+            }
             Self::Folder { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Some("create the folder first".into())
             }
@@ -88,7 +92,10 @@ impl Target {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
             _ => PathBuf::from("."),
         };
-        let folder_error = |source| OutputError::Folder { dir: dir.clone(), source };
+        let folder_error = |source| OutputError::Folder {
+            dir: dir.clone(),
+            source,
+        };
         if !dir.metadata().map_err(folder_error)?.is_dir() {
             return Err(folder_error(io::ErrorKind::NotADirectory.into()));
         }
@@ -114,10 +121,17 @@ impl Target {
     /// Creates the temporary file, if the disk has room for `needed_bytes`.
     pub fn create(self, needed_bytes: u64) -> Result<Output, OutputError> {
         let Self { path, dir, force } = self;
-        let folder_error = |source| OutputError::Folder { dir: dir.clone(), source };
+        let folder_error = |source| OutputError::Folder {
+            dir: dir.clone(),
+            source,
+        };
         if let Some(free_bytes) = free_bytes(&dir).map_err(folder_error)? {
             if free_bytes < needed_bytes {
-                return Err(OutputError::NoSpace { dir, free_bytes, needed_bytes });
+                return Err(OutputError::NoSpace {
+                    dir,
+                    free_bytes,
+                    needed_bytes,
+                });
             }
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -131,7 +145,12 @@ impl Target {
             builder.permissions(std::fs::Permissions::from_mode(0o666));
         }
         let temporary = builder.tempfile_in(&dir).map_err(folder_error)?;
-        Ok(Output { path, dir, force, temporary })
+        Ok(Output {
+            path,
+            dir,
+            force,
+            temporary,
+        })
     }
 }
 
@@ -152,20 +171,32 @@ impl Output {
 
     /// Makes the file durable, then visible under its own name.
     pub fn commit(self) -> Result<(), OutputError> {
-        let Self { path, dir, force, temporary } = self;
-        let write_error = |source| OutputError::Write { path: path.clone(), source };
+        let Self {
+            path,
+            dir,
+            force,
+            temporary,
+        } = self;
+        let write_error = |source| OutputError::Write {
+            path: path.clone(),
+            source,
+        };
         temporary.as_file().sync_all().map_err(write_error)?;
         if force {
             temporary.persist(&path).map_err(|e| write_error(e.error))?;
         } else {
-            temporary.persist_noclobber(&path).map_err(|e| match e.error.kind() {
-                io::ErrorKind::AlreadyExists => OutputError::Exists { path: path.clone() },
-                _ => write_error(e.error),
-            })?;
+            temporary
+                .persist_noclobber(&path)
+                .map_err(|e| match e.error.kind() {
+                    io::ErrorKind::AlreadyExists => OutputError::Exists { path: path.clone() },
+                    _ => write_error(e.error),
+                })?;
         }
         // The rename itself must survive a crash; not every system lets a folder be opened and synced.
         #[cfg(unix)]
-        File::open(&dir).and_then(|d| d.sync_all()).map_err(write_error)?;
+        File::open(&dir)
+            .and_then(|d| d.sync_all())
+            .map_err(write_error)?;
         #[cfg(not(unix))]
         let _ = dir;
         Ok(())
@@ -182,13 +213,24 @@ impl Write for Output {
     }
 }
 
-/// The name of the file in `dir` that `path` also is.
+/// The name of the checkpoint's file in `dir` that `path` also is. An earlier output there is not one of them.
 fn same_file_in(dir: &Path, path: &Path) -> Option<String> {
     let wanted = path.metadata().ok()?;
     let entries = std::fs::read_dir(dir).ok()?;
     entries
         .flatten()
-        .find(|entry| entry.path().metadata().is_ok_and(|m| is_same(&m, &entry.path(), &wanted, path)))
+        .filter(|entry| {
+            entry
+                .path()
+                .extension()
+                .is_none_or(|extension| extension != "gguf")
+        })
+        .find(|entry| {
+            entry
+                .path()
+                .metadata()
+                .is_ok_and(|m| is_same(&m, &entry.path(), &wanted, path))
+        })
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
 }
 

@@ -48,7 +48,7 @@ pub fn write(
         progress.tensor(index, tensor);
         let range = plan.gguf.tensor_file_range(info);
         pad(out, range.start - position).map_err(io_error)?;
-        let source_row_bytes = tensor.n_cols * tensor.named.source_dtype.n_bytes() as usize;
+        let source_row_bytes = tensor.n_cols * tensor.named.source_dtype.n_bytes();
         let rows_per_chunk = (CHUNK_BYTES / source_row_bytes).max(1);
         for first_row in (0..tensor.n_rows).step_by(rows_per_chunk) {
             if cancelled.load(Ordering::Relaxed) {
@@ -56,7 +56,12 @@ pub fn write(
             }
             let end_row = tensor.n_rows.min(first_row + rows_per_chunk);
             chunk.resize((end_row - first_row) * tensor.row_bytes, 0);
-            quantize_chunk(tensor, weights.bytes(tensor.named.source), first_row, &mut chunk)?;
+            quantize_chunk(
+                tensor,
+                weights.bytes(tensor.named.source),
+                first_row,
+                &mut chunk,
+            )?;
             out.write_all(&chunk).map_err(io_error)?;
             let done = first_row * source_row_bytes..end_row * source_row_bytes;
             progress.advance(done.len() as u64);
@@ -79,7 +84,7 @@ fn quantize_chunk(
 ) -> Result<(), Error> {
     let n_cols = tensor.n_cols;
     let dtype = tensor.named.source_dtype;
-    let source_row_bytes = n_cols * dtype.n_bytes() as usize;
+    let source_row_bytes = n_cols * dtype.n_bytes();
     let rows_per_task = (TASK_WEIGHTS / n_cols).max(1);
     // Collected in order, so that the first bad row is reported on any number of threads.
     let results: Vec<Result<(), Error>> = out

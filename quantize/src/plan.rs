@@ -33,7 +33,7 @@ pub struct PlannedTensor<'a> {
 impl PlannedTensor<'_> {
     /// Bytes in the checkpoint.
     pub fn source_bytes(&self) -> u64 {
-        self.n_params() * self.named.source_dtype.n_bytes()
+        self.n_params() * self.named.source_dtype.n_bytes() as u64
     }
 
     /// Bytes in the output.
@@ -67,8 +67,10 @@ impl<'a> Plan<'a> {
         let named = llama::name_tensors(config, &checkpoint.weights)?;
         let is_gqa = config.n_heads != config.n_kv_heads;
         let mut mixture = Mixture::new(request.file_type, config.n_layers, is_gqa);
-        let tensors: Vec<PlannedTensor> =
-            named.into_iter().map(|named| plan_tensor(named, &mut mixture)).collect();
+        let tensors: Vec<PlannedTensor> = named
+            .into_iter()
+            .map(|named| plan_tensor(named, &mut mixture))
+            .collect();
         let n_params = tensors.iter().map(PlannedTensor::n_params).sum();
 
         let metadata = metadata::build(checkpoint, request.file_type, n_params)?;

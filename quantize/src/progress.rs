@@ -25,8 +25,7 @@ impl Display {
         if !std::io::stderr().is_terminal() {
             return Self::Lines { n_tensors };
         }
-        const TEMPLATE: &str =
-            "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left";
+        const TEMPLATE: &str = "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left";
         let bar = ProgressBar::new(plan.source_bytes());
         if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
             bar.set_style(style);

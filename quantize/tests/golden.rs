@@ -26,11 +26,16 @@ fn every_tensor_has_llama_cpps_name_type_shape_and_bytes() {
     let reference = std::fs::read(util::fixture("golden/reference.json")).unwrap();
     let reference: BTreeMap<String, Vec<Reference>> = serde_json::from_slice(&reference).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    for name in
-        ["BF16", "F16", "Q8_0", "Q4_0", "Q4_1", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K"]
-    {
+    for name in [
+        "BF16", "F16", "Q8_0", "Q4_0", "Q4_1", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K",
+    ] {
         let output = dir.path().join(format!("{name}.gguf"));
-        util::convert(&checkpoint, &output, FileType::from_str(name, false).unwrap()).unwrap();
+        util::convert(
+            &checkpoint,
+            &output,
+            FileType::from_str(name, false).unwrap(),
+        )
+        .unwrap();
         let (gguf, _) = Gguf::open(&output).unwrap();
         let bytes = std::fs::read(&output).unwrap();
         assert_eq!(gguf.tensors().len(), reference[name].len(), "{name}");
@@ -38,11 +43,23 @@ fn every_tensor_has_llama_cpps_name_type_shape_and_bytes() {
             let info = gguf.tensor(&expected.name).unwrap();
             let range = gguf.tensor_file_range(info);
             let data = &bytes[range.start as usize..range.end as usize];
-            let sha256: String =
-                Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect();
+            let sha256: String = Sha256::digest(data)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
             assert_eq!(
-                (info.dtype().name(), info.dims(), data.len() as u64, sha256.as_str()),
-                (expected.dtype.as_str(), &expected.shape[..], expected.n_bytes, expected.sha256.as_str()),
+                (
+                    info.dtype().name(),
+                    info.dims(),
+                    data.len() as u64,
+                    sha256.as_str()
+                ),
+                (
+                    expected.dtype.as_str(),
+                    &expected.shape[..],
+                    expected.n_bytes,
+                    expected.sha256.as_str()
+                ),
                 "{name}: {}",
                 expected.name
             );

@@ -43,7 +43,10 @@ fn the_unchanged_checkpoints_are_accepted() {
         let checkpoint = TestCheckpoint::with(architecture, dtype, n_kv_heads, tied);
         checkpoint.write().convert(FileType::Q8_0).unwrap();
     }
-    TestCheckpoint::new().write_sharded().convert(FileType::Q4_0).unwrap();
+    TestCheckpoint::new()
+        .write_sharded()
+        .convert(FileType::Q4_0)
+        .unwrap();
 }
 
 #[test]
@@ -65,12 +68,21 @@ fn a_shard_cut_at_every_byte_of_its_header_is_refused() {
 
 #[test]
 fn header_length_0() {
-    assert_error!(with_weights(&[0; 8]), Error::Shard(ShardError::HeaderLength { header_bytes: 0, .. }));
+    assert_error!(
+        with_weights(&[0; 8]),
+        Error::Shard(ShardError::HeaderLength {
+            header_bytes: 0,
+            ..
+        })
+    );
 }
 
 #[test]
 fn a_file_of_7_bytes() {
-    assert_error!(with_weights(&[0; 7]), Error::Shard(ShardError::TooShort { n_bytes: 7, .. }));
+    assert_error!(
+        with_weights(&[0; 7]),
+        Error::Shard(ShardError::TooShort { n_bytes: 7, .. })
+    );
 }
 
 #[test]
@@ -79,7 +91,10 @@ fn header_length_over_100_mb() {
     file.resize(200, b' ');
     assert_error!(
         with_weights(&file),
-        Error::Shard(ShardError::HeaderLength { header_bytes: 100_000_001, .. })
+        Error::Shard(ShardError::HeaderLength {
+            header_bytes: 100_000_001,
+            ..
+        })
     );
 }
 
@@ -87,7 +102,10 @@ fn header_length_over_100_mb() {
 fn header_length_2_to_the_63() {
     let mut file = (1u64 << 63).to_le_bytes().to_vec();
     file.resize(64, b' ');
-    assert_error!(with_weights(&file), Error::Shard(ShardError::HeaderLength { .. }));
+    assert_error!(
+        with_weights(&file),
+        Error::Shard(ShardError::HeaderLength { .. })
+    );
 }
 
 #[test]
@@ -103,7 +121,10 @@ fn leading_whitespace_in_the_header_is_accepted() {
 
 #[test]
 fn a_header_that_is_not_json() {
-    assert_error!(with_weights(&with_header("{]", &[])), Error::Shard(ShardError::Header { .. }));
+    assert_error!(
+        with_weights(&with_header("{]", &[])),
+        Error::Shard(ShardError::Header { .. })
+    );
 }
 
 #[test]
@@ -128,7 +149,9 @@ fn duplicate_tensor_names_across_shards() {
     checkpoint.write_sharded();
     let first = checkpoint.tensors[0].clone();
     checkpoint.tensors.push(first);
-    let second = checkpoint.tensors.split_off((checkpoint.tensors.len() - 1) / 2);
+    let second = checkpoint
+        .tensors
+        .split_off((checkpoint.tensors.len() - 1) / 2);
     checkpoint.write_file(SHARD_2, util::safetensors(&second));
     assert_error!(
         checkpoint.plan_error(),
@@ -141,7 +164,12 @@ fn a_gap_between_tensors() {
     let header = json!({"a": entry("F32", &[1], 0, 4), "b": entry("F32", &[1], 8, 12)});
     assert_error!(
         with_weights(&with_header(&header.to_string(), &[0; 12])),
-        Error::Shard(ShardError::NotContiguous { begin: 8, expected: 4, kind: "gap", .. })
+        Error::Shard(ShardError::NotContiguous {
+            begin: 8,
+            expected: 4,
+            kind: "gap",
+            ..
+        })
     );
 }
 
@@ -150,7 +178,12 @@ fn overlapping_tensors() {
     let header = json!({"a": entry("F32", &[2], 0, 8), "b": entry("F32", &[1], 4, 8)});
     assert_error!(
         with_weights(&with_header(&header.to_string(), &[0; 8])),
-        Error::Shard(ShardError::NotContiguous { begin: 4, expected: 8, kind: "overlap", .. })
+        Error::Shard(ShardError::NotContiguous {
+            begin: 4,
+            expected: 8,
+            kind: "overlap",
+            ..
+        })
     );
 }
 
@@ -159,7 +192,11 @@ fn trailing_bytes() {
     let header = json!({"a": entry("F32", &[1], 0, 4)});
     assert_error!(
         with_weights(&with_header(&header.to_string(), &[0; 5])),
-        Error::Shard(ShardError::DataLength { expected: 4, found: 5, .. })
+        Error::Shard(ShardError::DataLength {
+            expected: 4,
+            found: 5,
+            ..
+        })
     );
 }
 
@@ -168,7 +205,11 @@ fn data_cut_short() {
     let header = json!({"a": entry("F32", &[1], 0, 4)});
     assert_error!(
         with_weights(&with_header(&header.to_string(), &[0; 3])),
-        Error::Shard(ShardError::DataLength { expected: 4, found: 3, .. })
+        Error::Shard(ShardError::DataLength {
+            expected: 4,
+            found: 3,
+            ..
+        })
     );
 }
 
@@ -195,7 +236,12 @@ fn dtype_and_extent_that_disagree() {
     let header = json!({"a": entry("BF16", &[2, 2], 0, 16)});
     assert_error!(
         with_weights(&with_header(&header.to_string(), &[0; 16])),
-        Error::Shard(ShardError::SizeMismatch { expected: 8, begin: 0, end: 16, .. })
+        Error::Shard(ShardError::SizeMismatch {
+            expected: 8,
+            begin: 0,
+            end: 16,
+            ..
+        })
     );
 }
 
@@ -220,8 +266,11 @@ fn an_unknown_dtype() {
 #[test]
 fn f8_weights_are_refused_by_name() {
     let mut checkpoint = TestCheckpoint::new();
-    *checkpoint.tensor("1.mlp.up_proj.weight") =
-        tensor("model.layers.1.mlp.up_proj.weight", "F8_E4M3", &[FFN, HIDDEN]);
+    *checkpoint.tensor("1.mlp.up_proj.weight") = tensor(
+        "model.layers.1.mlp.up_proj.weight",
+        "F8_E4M3",
+        &[FFN, HIDDEN],
+    );
     checkpoint.write();
     assert_error!(
         checkpoint.plan_error(),
@@ -264,7 +313,9 @@ fn a_shape_that_disagrees_with_the_config() {
 #[test]
 fn a_missing_tensor() {
     let mut checkpoint = TestCheckpoint::new();
-    checkpoint.tensors.retain(|t| !t.name.ends_with("1.input_layernorm.weight"));
+    checkpoint
+        .tensors
+        .retain(|t| !t.name.ends_with("1.input_layernorm.weight"));
     checkpoint.write();
     assert_error!(
         checkpoint.plan_error(),
@@ -276,7 +327,11 @@ fn a_missing_tensor() {
 #[test]
 fn a_bias_is_not_dropped_in_silence() {
     let mut checkpoint = TestCheckpoint::new();
-    checkpoint.tensors.push(tensor("model.layers.0.self_attn.q_proj.bias", "BF16", &[HIDDEN]));
+    checkpoint.tensors.push(tensor(
+        "model.layers.0.self_attn.q_proj.bias",
+        "BF16",
+        &[HIDDEN],
+    ));
     checkpoint.write();
     assert_error!(
         checkpoint.plan_error(),
@@ -287,7 +342,11 @@ fn a_bias_is_not_dropped_in_silence() {
 #[test]
 fn rotary_frequencies_are_skipped() {
     let mut checkpoint = TestCheckpoint::new();
-    checkpoint.tensors.push(tensor("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", &[8]));
+    checkpoint.tensors.push(tensor(
+        "model.layers.0.self_attn.rotary_emb.inv_freq",
+        "F32",
+        &[8],
+    ));
     checkpoint.write().convert(FileType::Q8_0).unwrap();
 }
 
@@ -296,7 +355,10 @@ fn a_tied_model_with_an_output_matrix() {
     let mut checkpoint = TestCheckpoint::new();
     checkpoint.config["tie_word_embeddings"] = json!(true);
     checkpoint.write();
-    assert_error!(checkpoint.plan_error(), Error::Arch(ArchError::TiedWithOutput));
+    assert_error!(
+        checkpoint.plan_error(),
+        Error::Arch(ArchError::TiedWithOutput)
+    );
 }
 
 #[test]
@@ -347,7 +409,12 @@ fn a_tensor_mapped_to_a_shard_that_lacks_it() {
 
 #[test]
 fn an_index_that_leaves_its_folder() {
-    for path in ["../model.safetensors", "/etc/model.safetensors", "sub/model.safetensors", "model.bin"] {
+    for path in [
+        "../model.safetensors",
+        "/etc/model.safetensors",
+        "sub/model.safetensors",
+        "model.bin",
+    ] {
         let checkpoint = TestCheckpoint::new();
         checkpoint.write_sharded();
         let mut index = checkpoint.read_index();
@@ -410,7 +477,14 @@ fn a_fifo_in_place_of_weights_does_not_block() {
     let checkpoint = TestCheckpoint::new();
     checkpoint.write_small_files();
     let path = checkpoint.path().join("model.safetensors");
-    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &path,
+        rustix::fs::FileType::Fifo,
+        0o600.into(),
+        0,
+    )
+    .unwrap();
     assert_error!(
         checkpoint.plan_error(),
         Error::Shard(ShardError::File(FileError::NotRegular { .. }))
@@ -422,7 +496,10 @@ fn a_git_lfs_pointer_in_place_of_weights() {
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9976570304\n";
     let error = with_weights(pointer.as_bytes());
     assert!(error.hint().unwrap().contains("git lfs pull"));
-    assert_error!(error, Error::Shard(ShardError::File(FileError::LfsPointer { .. })));
+    assert_error!(
+        error,
+        Error::Shard(ShardError::File(FileError::LfsPointer { .. }))
+    );
 }
 
 #[test]
@@ -451,7 +528,10 @@ fn a_config_of_ten_billion_layers() {
     checkpoint.write();
     assert_error!(
         checkpoint.plan_error(),
-        Error::Config(ConfigError::BadValue { key: "num_hidden_layers", .. })
+        Error::Config(ConfigError::BadValue {
+            key: "num_hidden_layers",
+            ..
+        })
     );
 }
 
@@ -493,8 +573,10 @@ fn with_weight(row: usize, col: usize, value: f32) -> (Error, Vec<String>) {
     checkpoint.write();
     let before = names_in(&checkpoint);
     let error = checkpoint.convert(FileType::Q4_0).unwrap_err();
-    let left: Vec<String> =
-        names_in(&checkpoint).into_iter().filter(|name| !before.contains(name)).collect();
+    let left: Vec<String> = names_in(&checkpoint)
+        .into_iter()
+        .filter(|name| !before.contains(name))
+        .collect();
     (error, left)
 }
 
@@ -508,7 +590,11 @@ fn names_in(checkpoint: &TestCheckpoint) -> Vec<String> {
 #[test]
 fn nan_and_infinity_are_located_in_the_checkpoint_and_leave_nothing() {
     // Rows of q_proj are reordered on the way: the error must name the checkpoint's row.
-    for (row, col, value) in [(9, 3, f32::NAN), (63, 63, f32::INFINITY), (0, 0, f32::NEG_INFINITY)] {
+    for (row, col, value) in [
+        (9, 3, f32::NAN),
+        (63, 63, f32::INFINITY),
+        (0, 0, f32::NEG_INFINITY),
+    ] {
         let (error, left) = with_weight(row, col, value);
         assert_error!(
             error,
@@ -522,7 +608,17 @@ fn nan_and_infinity_are_located_in_the_checkpoint_and_leave_nothing() {
 #[test]
 fn a_scale_that_overflows_f16_is_located() {
     let (error, left) = with_weight(5, 40, 1e30);
-    assert_error!(error, Error::Weight { source: KernelError::OutOfRange { row: 5, col: 40, .. }, .. });
+    assert_error!(
+        error,
+        Error::Weight {
+            source: KernelError::OutOfRange {
+                row: 5,
+                col: 40,
+                ..
+            },
+            ..
+        }
+    );
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -544,7 +640,8 @@ fn output_that_is_the_input_by_any_name() {
     }
     for output in names {
         for force in [false, true] {
-            let error = yi_quantize::output::Target::new(&output, force, checkpoint.path()).unwrap_err();
+            let error =
+                yi_quantize::output::Target::new(&output, force, checkpoint.path()).unwrap_err();
             assert!(matches!(error, OutputError::IsInput { .. }), "{error}");
         }
     }
@@ -558,20 +655,40 @@ fn output_that_is_a_folder_a_device_or_in_no_folder() {
     let target = |path: &std::path::Path| {
         yi_quantize::output::Target::new(path, true, checkpoint.path()).unwrap_err()
     };
-    assert!(matches!(target(&std::env::temp_dir()), OutputError::NotRegular { .. }));
+    assert!(matches!(
+        target(&std::env::temp_dir()),
+        OutputError::NotRegular { .. }
+    ));
     #[cfg(unix)]
-    assert!(matches!(target("/dev/null".as_ref()), OutputError::NotRegular { .. }));
-    assert!(matches!(target("/no/such/folder/x.gguf".as_ref()), OutputError::Folder { .. }));
+    assert!(matches!(
+        target("/dev/null".as_ref()),
+        OutputError::NotRegular { .. }
+    ));
+    assert!(matches!(
+        target("/no/such/folder/x.gguf".as_ref()),
+        OutputError::Folder { .. }
+    ));
 }
 
 #[test]
 fn too_little_space_is_refused_with_both_figures() {
     let dir = tempfile::tempdir().unwrap();
     let target = |name: &str| {
-        yi_quantize::output::Target::new(&dir.path().join(name), false, std::path::Path::new(".")).unwrap()
+        yi_quantize::output::Target::new(&dir.path().join(name), false, std::path::Path::new("."))
+            .unwrap()
     };
     let error = target("x").create(u64::MAX).unwrap_err();
-    assert!(matches!(error, OutputError::NoSpace { needed_bytes: u64::MAX, free_bytes: 1.., .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            OutputError::NoSpace {
+                needed_bytes: u64::MAX,
+                free_bytes: 1..,
+                ..
+            }
+        ),
+        "{error}"
+    );
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::checkpoint::{ModelConfig, SourceDType, Tensor, Weights};
+use crate::checkpoint::{ModelConfig, Tensor, Weights};
+use crate::kernels::SourceDType;
 
 /// What a tensor is for; the mixture rules go by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +104,9 @@ pub enum ArchError {
         dtype: String,
     },
     /// `tie_word_embeddings` is true, and yet there is an output matrix.
-    #[error("tensor `lm_head.weight` is present, but config.json says `tie_word_embeddings` = true")]
+    #[error(
+        "tensor `lm_head.weight` is present, but config.json says `tie_word_embeddings` = true"
+    )]
     TiedWithOutput,
 }
 
@@ -159,29 +162,58 @@ pub fn name_tensors<'a>(
         let tensor = names
             .iter()
             .find_map(|name| left.remove(name.as_str()))
-            .ok_or_else(|| ArchError::MissingTensor { name: names.join(" or ") })?;
+            .ok_or_else(|| ArchError::MissingTensor {
+                name: names.join(" or "),
+            })?;
         named.push(check_tensor(tensor, gguf, kind, order, shape)?);
         Ok(())
     };
     let same = RowOrder::Same;
     if !tied {
-        take("output.weight".into(), &[OUTPUT.into()], TensorKind::Output, same, &[vocab, hidden])?;
+        take(
+            "output.weight".into(),
+            &[OUTPUT.into()],
+            TensorKind::Output,
+            same,
+            &[vocab, hidden],
+        )?;
     }
-    take("output_norm.weight".into(), &["model.norm.weight".into()], TensorKind::Norm, same, &[hidden])?;
+    take(
+        "output_norm.weight".into(),
+        &["model.norm.weight".into()],
+        TensorKind::Norm,
+        same,
+        &[hidden],
+    )?;
     let names = ["model.embed_tokens.weight".into()];
-    take("token_embd.weight".into(), &names, embedding, same, &[vocab, hidden])?;
+    take(
+        "token_embd.weight".into(),
+        &names,
+        embedding,
+        same,
+        &[vocab, hidden],
+    )?;
     let layer_tensors = layer_tensors(config);
     for layer in 0..config.n_layers {
         for t in &layer_tensors {
-            let names: Vec<String> =
-                t.checkpoint.iter().map(|n| format!("model.layers.{layer}.{n}.weight")).collect();
+            let names: Vec<String> = t
+                .checkpoint
+                .iter()
+                .map(|n| format!("model.layers.{layer}.{n}.weight"))
+                .collect();
             let order = match t.gguf {
-                "attn_q" | "attn_k" => {
-                    RowOrder::InterleavedHalves { head_dim: config.head_dim as usize }
-                }
+                "attn_q" | "attn_k" => RowOrder::InterleavedHalves {
+                    head_dim: config.head_dim as usize,
+                },
                 _ => RowOrder::Same,
             };
-            take(format!("blk.{layer}.{}.weight", t.gguf), &names, t.kind, order, &t.shape)?;
+            take(
+                format!("blk.{layer}.{}.weight", t.gguf),
+                &names,
+                t.kind,
+                order,
+                &t.shape,
+            )?;
         }
     }
     match left.keys().next() {
@@ -212,12 +244,27 @@ fn layer_tensors(config: &ModelConfig) -> [LayerTensor; 9] {
     [
         tensor("attn_k", &["self_attn.k_proj"], Matrix, &[kv_rows, hidden]),
         tensor("attn_norm", &["input_layernorm", "ln1"], Norm, &[hidden]),
-        tensor("attn_output", &["self_attn.o_proj"], Matrix, &[hidden, q_rows]),
+        tensor(
+            "attn_output",
+            &["self_attn.o_proj"],
+            Matrix,
+            &[hidden, q_rows],
+        ),
         tensor("attn_q", &["self_attn.q_proj"], Matrix, &[q_rows, hidden]),
-        tensor("attn_v", &["self_attn.v_proj"], AttentionValue, &[kv_rows, hidden]),
+        tensor(
+            "attn_v",
+            &["self_attn.v_proj"],
+            AttentionValue,
+            &[kv_rows, hidden],
+        ),
         tensor("ffn_down", &["mlp.down_proj"], FfnDown, &[hidden, ffn]),
         tensor("ffn_gate", &["mlp.gate_proj"], Matrix, &[ffn, hidden]),
-        tensor("ffn_norm", &["post_attention_layernorm", "ln2"], Norm, &[hidden]),
+        tensor(
+            "ffn_norm",
+            &["post_attention_layernorm", "ln2"],
+            Norm,
+            &[hidden],
+        ),
         tensor("ffn_up", &["mlp.up_proj"], Matrix, &[ffn, hidden]),
     ]
 }
@@ -240,7 +287,13 @@ fn check_tensor<'a>(
         name: tensor.name.clone(),
         dtype: tensor.dtype_name.clone(),
     })?;
-    Ok(NamedTensor { gguf_name, kind, row_order, source_dtype, source: tensor })
+    Ok(NamedTensor {
+        gguf_name,
+        kind,
+        row_order,
+        source_dtype,
+        source: tensor,
+    })
 }
 
 #[cfg(test)]
@@ -259,7 +312,9 @@ mod tests {
                 }
             }
         }
-        let mut rows: Vec<usize> = (0..head_dim * n_heads).map(|r| order.source_row(r)).collect();
+        let mut rows: Vec<usize> = (0..head_dim * n_heads)
+            .map(|r| order.source_row(r))
+            .collect();
         rows.sort_unstable();
         assert!(rows.iter().copied().eq(0..head_dim * n_heads));
     }

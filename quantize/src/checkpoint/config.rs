@@ -126,9 +126,16 @@ impl ModelConfig {
         fields.refuse_unsupported()?;
 
         let n_heads = fields.required("num_attention_heads", 1..=MAX_WIDTH)?;
-        let n_kv_heads = fields.optional("num_key_value_heads", 1..=MAX_WIDTH)?.unwrap_or(n_heads);
+        let n_kv_heads = fields
+            .optional("num_key_value_heads", 1..=MAX_WIDTH)?
+            .unwrap_or(n_heads);
         let hidden_size = fields.required("hidden_size", 1..=MAX_WIDTH)?;
-        must_divide("num_attention_heads", n_heads, "num_key_value_heads", n_kv_heads)?;
+        must_divide(
+            "num_attention_heads",
+            n_heads,
+            "num_key_value_heads",
+            n_kv_heads,
+        )?;
         let head_dim = match fields.optional("head_dim", 1..=MAX_WIDTH)? {
             Some(head_dim) => head_dim,
             None => {
@@ -156,7 +163,9 @@ impl ModelConfig {
             rope_scaling,
             rms_norm_eps: fields
                 .positive("rms_norm_eps")?
-                .ok_or(ConfigError::Missing { key: "rms_norm_eps" })?,
+                .ok_or(ConfigError::Missing {
+                    key: "rms_norm_eps",
+                })?,
             tie_word_embeddings: fields.boolean("tie_word_embeddings")?,
             bos_token_id: fields.token_id("bos_token_id")?,
             eos_token_id: fields.token_id("eos_token_id")?,
@@ -174,7 +183,12 @@ fn must_divide(
     if whole_value % part_value == 0 {
         return Ok(());
     }
-    Err(ConfigError::NotAMultiple { whole, whole_value, part, part_value })
+    Err(ConfigError::NotAMultiple {
+        whole,
+        whole_value,
+        part,
+        part_value,
+    })
 }
 
 /// Typed access to the object; JSON null counts as absent, as it does for transformers.
@@ -186,7 +200,11 @@ impl Fields<'_> {
     }
 
     fn bad(&self, key: &'static str, found: &Value, expected: &str) -> ConfigError {
-        ConfigError::BadValue { key, found: shorten(found), expected: expected.into() }
+        ConfigError::BadValue {
+            key,
+            found: shorten(found),
+            expected: expected.into(),
+        }
     }
 
     fn optional(
@@ -194,7 +212,9 @@ impl Fields<'_> {
         key: &'static str,
         range: std::ops::RangeInclusive<u64>,
     ) -> Result<Option<u64>, ConfigError> {
-        let Some(value) = self.get(key) else { return Ok(None) };
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
         match value.as_u64().filter(|n| range.contains(n)) {
             Some(n) => Ok(Some(n)),
             None => {
@@ -209,15 +229,22 @@ impl Fields<'_> {
         key: &'static str,
         range: std::ops::RangeInclusive<u64>,
     ) -> Result<u64, ConfigError> {
-        self.optional(key, range)?.ok_or(ConfigError::Missing { key })
+        self.optional(key, range)?
+            .ok_or(ConfigError::Missing { key })
     }
 
     fn positive(&self, key: &'static str) -> Result<Option<f32>, ConfigError> {
-        self.get(key).map(|v| self.positive_value(key, v)).transpose()
+        self.get(key)
+            .map(|v| self.positive_value(key, v))
+            .transpose()
     }
 
     fn positive_value(&self, key: &'static str, value: &Value) -> Result<f32, ConfigError> {
-        match value.as_f64().map(|x| x as f32).filter(|x| x.is_finite() && *x > 0.0) {
+        match value
+            .as_f64()
+            .map(|x| x as f32)
+            .filter(|x| x.is_finite() && *x > 0.0)
+        {
             Some(x) => Ok(x),
             None => Err(self.bad(key, value, "a number above 0")),
         }
@@ -233,7 +260,9 @@ impl Fields<'_> {
 
     /// An id, or the first of a list of ids; -1 stands for none in some LLaMA configs.
     fn token_id(&self, key: &'static str) -> Result<Option<u32>, ConfigError> {
-        let Some(value) = self.get(key) else { return Ok(None) };
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
         let first = value.as_array().map_or(Some(value), |list| list.first());
         match first {
             Some(v) if v.as_i64() == Some(-1) => Ok(None),
@@ -246,8 +275,9 @@ impl Fields<'_> {
     }
 
     fn architecture(&self) -> Result<String, ConfigError> {
-        let value =
-            self.get("architectures").ok_or(ConfigError::Missing { key: "architectures" })?;
+        let value = self.get("architectures").ok_or(ConfigError::Missing {
+            key: "architectures",
+        })?;
         let found = match value.as_array().map(Vec::as_slice) {
             Some([Value::String(name)]) => name,
             _ => return Err(self.bad("architectures", value, "a list of one name")),
@@ -278,7 +308,10 @@ impl Fields<'_> {
         ];
         for (key, refuses) in rules {
             if let Some(value) = self.get(key).filter(|v| refuses(v)) {
-                return Err(ConfigError::Unsupported { key, found: shorten(value) });
+                return Err(ConfigError::Unsupported {
+                    key,
+                    found: shorten(value),
+                });
             }
         }
         Ok(())
@@ -296,8 +329,9 @@ impl Fields<'_> {
         let Some(scaling) = self.get(scaling_key) else {
             return Ok((theta.unwrap_or(DEFAULT_THETA), RopeScaling::None));
         };
-        let object =
-            scaling.as_object().ok_or_else(|| self.bad(scaling_key, scaling, "an object"))?;
+        let object = scaling
+            .as_object()
+            .ok_or_else(|| self.bad(scaling_key, scaling, "an object"))?;
         if let Some(value) = object.get("rope_theta").filter(|v| !v.is_null()) {
             theta = Some(self.positive_value("rope_theta", value)?);
         }
@@ -305,11 +339,19 @@ impl Fields<'_> {
         let scaling = match kind.and_then(Value::as_str) {
             Some("default") => RopeScaling::None,
             Some("linear") => {
-                let factor =
-                    object.get("factor").ok_or(ConfigError::Missing { key: "factor" })?;
-                RopeScaling::Linear { factor: self.positive_value("factor", factor)? }
+                let factor = object
+                    .get("factor")
+                    .ok_or(ConfigError::Missing { key: "factor" })?;
+                RopeScaling::Linear {
+                    factor: self.positive_value("factor", factor)?,
+                }
             }
-            _ => return Err(ConfigError::Unsupported { key: scaling_key, found: shorten(scaling) }),
+            _ => {
+                return Err(ConfigError::Unsupported {
+                    key: scaling_key,
+                    found: shorten(scaling),
+                });
+            }
         };
         Ok((theta.unwrap_or(DEFAULT_THETA), scaling))
     }
@@ -321,7 +363,8 @@ impl Fields<'_> {
         let plain = |s: &str| {
             !s.is_empty()
                 && !s.starts_with('.')
-                && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+                && s.chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
         };
         (plain(organisation) && plain(model)).then(|| name.to_owned())
     }
@@ -359,7 +402,10 @@ mod tests {
     #[test]
     fn yi_34b_as_first_released_is_read() {
         let config = config_with(&json!({})).unwrap();
-        assert_eq!((config.head_dim, config.n_kv_heads, config.n_layers), (128, 8, 60));
+        assert_eq!(
+            (config.head_dim, config.n_kv_heads, config.n_layers),
+            (128, 8, 60)
+        );
         assert_eq!(config.rope_theta, 5e6);
         assert_eq!(config.rope_scaling, RopeScaling::None);
     }
@@ -405,18 +451,28 @@ mod tests {
 
     #[test]
     fn nan_is_not_json() {
-        assert!(matches!(ModelConfig::parse(b"{\"rope_theta\": NaN}"), Err(ConfigError::Json(_))));
+        assert!(matches!(
+            ModelConfig::parse(b"{\"rope_theta\": NaN}"),
+            Err(ConfigError::Json(_))
+        ));
     }
 
     #[test]
     fn heads_that_do_not_divide_are_refused() {
         assert!(matches!(
             config_with(&json!({"num_attention_heads": 55})),
-            Err(ConfigError::NotAMultiple { part: "num_key_value_heads", part_value: 8, .. })
+            Err(ConfigError::NotAMultiple {
+                part: "num_key_value_heads",
+                part_value: 8,
+                ..
+            })
         ));
         assert!(matches!(
             config_with(&json!({"num_attention_heads": 24})),
-            Err(ConfigError::NotAMultiple { whole: "hidden_size", .. })
+            Err(ConfigError::NotAMultiple {
+                whole: "hidden_size",
+                ..
+            })
         ));
     }
 
@@ -431,7 +487,10 @@ mod tests {
             ("sliding_window", json!(4096)),
         ] {
             let error = config_with(&json!({ key: value })).unwrap_err();
-            assert!(matches!(error, ConfigError::Unsupported { key: k, .. } if k == key), "{error}");
+            assert!(
+                matches!(error, ConfigError::Unsupported { key: k, .. } if k == key),
+                "{error}"
+            );
         }
         assert!(config_with(&json!({"attention_bias": false, "attention_dropout": 0.0})).is_ok());
     }
@@ -446,7 +505,12 @@ mod tests {
 
     #[test]
     fn a_training_path_does_not_become_the_name() {
-        assert_eq!(config_with(&json!({"_name_or_path": "/data/ckpt"})).unwrap().hub_name, None);
+        assert_eq!(
+            config_with(&json!({"_name_or_path": "/data/ckpt"}))
+                .unwrap()
+                .hub_name,
+            None
+        );
         let named = config_with(&json!({"_name_or_path": "01-ai/Yi-34B"})).unwrap();
         assert_eq!(named.hub_name.as_deref(), Some("01-ai/Yi-34B"));
     }

@@ -71,7 +71,10 @@ impl FileError {
 /// Opens a regular file of the checkpoint `dir` and gives its length in bytes. Never blocks on a FIFO.
 pub fn open(dir: &Path, name: &str) -> Result<(File, u64), FileError> {
     let path = dir.join(name);
-    let io_error = |source| FileError::Io { path: path.clone(), source };
+    let io_error = |source| FileError::Io {
+        path: path.clone(),
+        source,
+    };
     let metadata = path.metadata().map_err(io_error)?;
     if !metadata.is_file() {
         return Err(FileError::NotRegular { path });
@@ -100,26 +103,38 @@ pub fn read_optional(dir: &Path, name: &str, max_bytes: u64) -> Result<Option<Ve
     let path = dir.join(name);
     let (file, n_bytes) = open(dir, name)?;
     if n_bytes > max_bytes {
-        return Err(FileError::TooLarge { path, n_bytes, max_bytes });
+        return Err(FileError::TooLarge {
+            path,
+            n_bytes,
+            max_bytes,
+        });
     }
     let mut bytes = Vec::new();
     // `take` again: the file may grow between the check and the read.
-    file.take(max_bytes).read_to_end(&mut bytes).map_err(|source| FileError::Io { path, source })?;
+    file.take(max_bytes)
+        .read_to_end(&mut bytes)
+        .map_err(|source| FileError::Io { path, source })?;
     Ok(Some(bytes))
 }
 
 /// The hub's cache keeps `<repo>/snapshots/<revision>/NAME` as a link to `<repo>/blobs/<hash>`.
 fn is_hub_blob(home: &Path, target: &Path) -> bool {
-    let Some(snapshots) = home.parent() else { return false };
+    let Some(snapshots) = home.parent() else {
+        return false;
+    };
     snapshots.file_name().is_some_and(|n| n == "snapshots")
-        && snapshots.parent().is_some_and(|repo| target.starts_with(repo.join("blobs")))
+        && snapshots
+            .parent()
+            .is_some_and(|repo| target.starts_with(repo.join("blobs")))
 }
 
 fn starts_with_lfs_magic(file: &mut File) -> io::Result<bool> {
     use std::io::Seek;
     const MAGIC: &[u8] = b"version https://git-lfs";
     let mut head = Vec::new();
-    file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut head)?;
+    file.by_ref()
+        .take(MAGIC.len() as u64)
+        .read_to_end(&mut head)?;
     file.rewind()?;
     Ok(head == MAGIC)
 }

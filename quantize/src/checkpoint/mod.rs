@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 pub use config::{ConfigError, ModelConfig, RopeScaling};
 pub use file::FileError;
-pub use shards::{ShardError, SourceDType, Tensor, Weights};
+pub use shards::{ShardError, Tensor, Weights};
 
 use crate::error::Error;
 use crate::tokenizer::SourceTokenizer;
@@ -36,6 +36,11 @@ impl Checkpoint {
         let config = ModelConfig::parse(&config)?;
         let tokenizer = SourceTokenizer::load(dir)?;
         let weights = Weights::open(dir)?;
-        Ok(Self { dir: dir.into(), config, weights, tokenizer })
+        Ok(Self {
+            dir: dir.into(),
+            config,
+            weights,
+            tokenizer,
+        })
     }
 }

@@ -14,41 +14,8 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::file::{self, FileError};
+use crate::kernels::SourceDType;
 use crate::map::MappedFile;
-
-/// Element types of weights that can be converted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SourceDType {
-    /// IEEE single precision.
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// The upper half of an F32.
-    BF16,
-}
-
-impl SourceDType {
-    /// Bytes per element.
-    pub const fn n_bytes(self) -> u64 {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::BF16 => 2,
-        }
-    }
-
-    /// As safetensors and GGUF both write it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "F32",
-            Self::F16 => "F16",
-            Self::BF16 => "BF16",
-        }
-    }
-
-    fn from_name(name: &str) -> Option<Self> {
-        [Self::F32, Self::F16, Self::BF16].into_iter().find(|d| d.name() == name)
-    }
-}
 
 /// One tensor of the checkpoint.
 #[derive(Debug, Clone)]
@@ -68,7 +35,12 @@ pub struct Tensor {
 impl Tensor {
     /// The element type, if its weights can be converted.
     pub fn dtype(&self) -> Option<SourceDType> {
-        SourceDType::from_name(&self.dtype_name)
+        match self.dtype_name.as_str() {
+            "F32" => Some(SourceDType::F32),
+            "F16" => Some(SourceDType::F16),
+            "BF16" => Some(SourceDType::BF16),
+            _ => None,
+        }
     }
 }
 
@@ -189,7 +161,9 @@ pub enum ShardError {
         end: u64,
     },
     /// A tensor does not begin where the one before it ended.
-    #[error("{file}: tensor `{tensor}` begins at byte {begin} of the data, expected {expected} ({kind})")]
+    #[error(
+        "{file}: tensor `{tensor}` begins at byte {begin} of the data, expected {expected} ({kind})"
+    )]
     NotContiguous {
         /// The file.
         file: String,
@@ -216,7 +190,9 @@ pub enum ShardError {
     #[error("{INDEX_NAME}: {0}")]
     Index(serde_json::Error),
     /// A shard's name is a path.
-    #[error("{INDEX_NAME}: tensor `{tensor}` lies in `{shard}`, expected a plain *.safetensors name")]
+    #[error(
+        "{INDEX_NAME}: tensor `{tensor}` lies in `{shard}`, expected a plain *.safetensors name"
+    )]
     ShardName {
         /// The tensor.
         tensor: String,
@@ -281,7 +257,10 @@ impl Weights {
         if dir.join(SINGLE_NAME).symlink_metadata().is_ok() {
             let (file, tensors) = open_file(dir, SINGLE_NAME, 0)?;
             let tensors = tensors.into_iter().map(|t| (t.name.clone(), t)).collect();
-            return Ok(Self { files: vec![file], tensors });
+            return Ok(Self {
+                files: vec![file],
+                tensors,
+            });
         }
         match file::read_optional(dir, INDEX_NAME, MAX_INDEX_BYTES)? {
             Some(index) => Self::open_sharded(dir, &index),
@@ -294,7 +273,9 @@ impl Weights {
         let mut shard_of: BTreeMap<String, String> = BTreeMap::new();
         for (tensor, shard) in index.weight_map.0 {
             let plain = shard.ends_with(".safetensors")
-                && Path::new(&shard).file_name().is_some_and(|name| name == shard.as_str())
+                && Path::new(&shard)
+                    .file_name()
+                    .is_some_and(|name| name == shard.as_str())
                 && !shard.contains('\\');
             if !plain {
                 return Err(ShardError::ShardName { tensor, shard });
@@ -312,16 +293,24 @@ impl Weights {
             for tensor in found {
                 // One shard per name, so that a tensor in two shards cannot pass.
                 if shard_of.get(&tensor.name) != Some(shard) {
-                    let mapped_to =
-                        shard_of.get(&tensor.name).map_or("nothing".into(), |s| format!("`{s}`"));
+                    let mapped_to = shard_of
+                        .get(&tensor.name)
+                        .map_or("nothing".into(), |s| format!("`{s}`"));
                     let (tensor, shard) = (tensor.name, shard.clone());
-                    return Err(ShardError::NotInIndex { tensor, shard, mapped_to });
+                    return Err(ShardError::NotInIndex {
+                        tensor,
+                        shard,
+                        mapped_to,
+                    });
                 }
                 tensors.insert(tensor.name.clone(), tensor);
             }
         }
         if let Some((tensor, shard)) = shard_of.iter().find(|(t, _)| !tensors.contains_key(*t)) {
-            return Err(ShardError::NotInShard { tensor: tensor.clone(), shard: shard.clone() });
+            return Err(ShardError::NotInShard {
+                tensor: tensor.clone(),
+                shard: shard.clone(),
+            });
         }
         Ok(Self { files, tensors })
     }
@@ -334,7 +323,9 @@ impl Weights {
     /// Lets go of the memory behind a part of the tensor (byte offsets inside it).
     pub fn release(&self, tensor: &Tensor, part: Range<usize>) {
         let start = tensor.bytes.start;
-        self.files[tensor.file].map.release(start + part.start..start + part.end);
+        self.files[tensor.file]
+            .map
+            .release(start + part.start..start + part.end);
     }
 
     /// Length of all files, in bytes.
@@ -353,13 +344,19 @@ fn no_weights(dir: &Path) -> ShardError {
     });
     ShardError::NoWeights {
         dir: dir.display().to_string(),
-        found_instead: if has_pytorch { ", only pytorch_model*.bin" } else { "" },
+        found_instead: if has_pytorch {
+            ", only pytorch_model*.bin"
+        } else {
+            ""
+        },
     }
 }
 
 /// A `model-00001-of-00002.safetensors` that the index forgot means that index and shards do not belong together.
 fn refuse_extra_shards(dir: &Path, listed: &BTreeSet<&String>) -> Result<(), ShardError> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return Ok(());
+    };
     let mut extra: Vec<String> = entries
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
@@ -387,25 +384,46 @@ fn open_file(
 ) -> Result<(WeightFile, Vec<Tensor>), ShardError> {
     let (handle, n_bytes) = file::open(dir, name)?;
     if n_bytes < 8 {
-        return Err(ShardError::TooShort { file: name.into(), n_bytes });
+        return Err(ShardError::TooShort {
+            file: name.into(),
+            n_bytes,
+        });
     }
-    let map = MappedFile::new(&handle)
-        .map_err(|source| ShardError::Map { file: name.into(), source })?;
+    let map = MappedFile::new(&handle).map_err(|source| ShardError::Map {
+        file: name.into(),
+        source,
+    })?;
     let tensors = read_header(name, map.bytes(), index)?;
-    Ok((WeightFile { name: name.into(), map }, tensors))
+    Ok((
+        WeightFile {
+            name: name.into(),
+            map,
+        },
+        tensors,
+    ))
 }
 
 /// Parses `[n: u64 LE][n bytes of JSON][data]` and checks that the tensors cover the data without gap or overlap.
 fn read_header(file: &str, bytes: &[u8], file_index: usize) -> Result<Vec<Tensor>, ShardError> {
-    let too_short = || ShardError::TooShort { file: file.into(), n_bytes: bytes.len() as u64 };
+    let too_short = || ShardError::TooShort {
+        file: file.into(),
+        n_bytes: bytes.len() as u64,
+    };
     let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(too_short)?;
     let header_bytes = u64::from_le_bytes(*length);
     let max_bytes = MAX_HEADER_BYTES.min(rest.len() as u64);
     if !(2..=max_bytes).contains(&header_bytes) {
-        return Err(ShardError::HeaderLength { file: file.into(), header_bytes, max_bytes });
+        return Err(ShardError::HeaderLength {
+            file: file.into(),
+            header_bytes,
+            max_bytes,
+        });
     }
     let (header, data) = rest.split_at(header_bytes as usize);
-    let bad_header = |source| ShardError::Header { file: file.into(), source };
+    let bad_header = |source| ShardError::Header {
+        file: file.into(),
+        source,
+    };
     let header: UniqueMap<&RawValue> = serde_json::from_slice(header).map_err(bad_header)?;
     let mut entries = Vec::with_capacity(header.0.len());
     for (name, value) in header.0 {
@@ -413,9 +431,12 @@ fn read_header(file: &str, bytes: &[u8], file_index: usize) -> Result<Vec<Tensor
             serde_json::from_str::<BTreeMap<String, String>>(value.get()).map_err(bad_header)?;
             continue;
         }
-        let entry: Entry = serde_json::from_str(value.get()).map_err(|source| {
-            ShardError::Entry { file: file.into(), tensor: name.clone(), source }
-        })?;
+        let entry: Entry =
+            serde_json::from_str(value.get()).map_err(|source| ShardError::Entry {
+                file: file.into(),
+                tensor: name.clone(),
+                source,
+            })?;
         entries.push((name, entry));
     }
     entries.sort_by_key(|(_, entry)| entry.data_offsets);
@@ -436,20 +457,44 @@ fn read_header(file: &str, bytes: &[u8], file_index: usize) -> Result<Vec<Tensor
             });
         }
         if begin != end_of_last {
-            let kind = if begin > end_of_last { "gap" } else { "overlap" };
+            let kind = if begin > end_of_last {
+                "gap"
+            } else {
+                "overlap"
+            };
             let (file, expected) = (file.into(), end_of_last);
-            return Err(ShardError::NotContiguous { file, tensor: name, begin, expected, kind });
+            return Err(ShardError::NotContiguous {
+                file,
+                tensor: name,
+                begin,
+                expected,
+                kind,
+            });
         }
         end_of_last = end;
         // Checked against the file's length below, so the casts cannot cut anything that is used.
         let start = 8 + header_bytes as usize;
         let bytes = start.saturating_add(begin as usize)..start.saturating_add(end as usize);
-        let Entry { dtype: dtype_name, shape, .. } = entry;
-        tensors.push(Tensor { name, dtype_name, shape, file: file_index, bytes });
+        let Entry {
+            dtype: dtype_name,
+            shape,
+            ..
+        } = entry;
+        tensors.push(Tensor {
+            name,
+            dtype_name,
+            shape,
+            file: file_index,
+            bytes,
+        });
     }
     if end_of_last != data.len() as u64 {
         let found = data.len() as u64;
-        return Err(ShardError::DataLength { file: file.into(), expected: end_of_last, found });
+        return Err(ShardError::DataLength {
+            file: file.into(),
+            expected: end_of_last,
+            found,
+        });
     }
     Ok(tensors)
 }
@@ -476,13 +521,14 @@ impl Entry {
                 });
             }
         };
-        self.shape.iter().try_fold(element_bytes, |product: u64, n| product.checked_mul(*n)).ok_or_else(
-            || ShardError::ShapeOverflow {
+        self.shape
+            .iter()
+            .try_fold(element_bytes, |product: u64, n| product.checked_mul(*n))
+            .ok_or_else(|| ShardError::ShapeOverflow {
                 file: file.into(),
                 tensor: name.into(),
                 shape: self.shape.clone(),
-            },
-        )
+            })
     }
 }
 

@@ -14,7 +14,9 @@ use yi_quantize::plan::{Plan, PlannedTensor, Request};
 
 /// Files that the repository brings along; a missing one fails the test.
 pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/fixtures")
+        .join(name)
 }
 
 /// A tensor of a checkpoint to be written.
@@ -79,10 +81,18 @@ impl TestCheckpoint {
                 (norm1, vec![HIDDEN]),
                 (norm2, vec![HIDDEN]),
             ] {
-                tensors.push(tensor(&format!("model.layers.{layer}.{name}.weight"), dtype, &shape));
+                tensors.push(tensor(
+                    &format!("model.layers.{layer}.{name}.weight"),
+                    dtype,
+                    &shape,
+                ));
             }
         }
-        Self { dir: tempfile::tempdir().unwrap(), config, tensors }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            config,
+            tensors,
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -91,7 +101,10 @@ impl TestCheckpoint {
 
     /// The tensor whose name ends so.
     pub fn tensor(&mut self, suffix: &str) -> &mut TestTensor {
-        self.tensors.iter_mut().find(|t| t.name.ends_with(suffix)).unwrap()
+        self.tensors
+            .iter_mut()
+            .find(|t| t.name.ends_with(suffix))
+            .unwrap()
     }
 
     pub fn write_file(&self, name: &str, content: impl AsRef<[u8]>) {
@@ -101,7 +114,11 @@ impl TestCheckpoint {
     /// Everything but the weights.
     pub fn write_small_files(&self) {
         self.write_file("config.json", self.config.to_string());
-        for name in ["tokenizer.model", "tokenizer_config.json", "generation_config.json"] {
+        for name in [
+            "tokenizer.model",
+            "tokenizer_config.json",
+            "generation_config.json",
+        ] {
             let content = std::fs::read(fixture("golden/yi-8layer").join(name)).unwrap();
             self.write_file(name, content);
         }
@@ -140,9 +157,13 @@ impl TestCheckpoint {
     pub fn plan_error(&self) -> Error {
         match Checkpoint::open(self.path()) {
             Err(e) => e,
-            Ok(checkpoint) => {
-                Plan::new(&checkpoint, Request { file_type: FileType::Q8_0 }).unwrap_err()
-            }
+            Ok(checkpoint) => Plan::new(
+                &checkpoint,
+                Request {
+                    file_type: FileType::Q8_0,
+                },
+            )
+            .unwrap_err(),
         }
     }
 
@@ -160,21 +181,32 @@ pub const SHARD_2: &str = "model-00002-of-00002.safetensors";
 /// Weights that vary, around 1 for norms and around 0 elsewhere.
 pub fn tensor(name: &str, dtype: &'static str, shape: &[u64]) -> TestTensor {
     let n: u64 = shape.iter().product();
-    let seed = name.bytes().fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b)));
+    let seed = name
+        .bytes()
+        .fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b)));
     let centre = if shape.len() == 1 { 1.0 } else { 0.0 };
     let mut state = seed | 1;
     let values = (0..n).map(|_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         centre + ((state >> 40) as f32 / (1u32 << 24) as f32 - 0.5) * 0.1
     });
     let bytes = match dtype {
         "F32" => values.flat_map(f32::to_le_bytes).collect(),
-        "BF16" => values.flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes()).collect(),
+        "BF16" => values
+            .flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes())
+            .collect(),
         // Normal numbers only, cut to 10 bits of mantissa.
         "F16" => values.flat_map(|x| f16_bits(x).to_le_bytes()).collect(),
         _ => vec![0; n as usize],
     };
-    TestTensor { name: name.into(), dtype, shape: shape.to_vec(), bytes }
+    TestTensor {
+        name: name.into(),
+        dtype,
+        shape: shape.to_vec(),
+        bytes,
+    }
 }
 
 fn f16_bits(x: f32) -> u16 {
@@ -196,7 +228,10 @@ pub fn safetensors(tensors: &[TestTensor]) -> Vec<u8> {
         let entry = json!({"dtype": t.dtype, "shape": t.shape, "data_offsets": [begin, end]});
         header.insert(t.name.clone(), entry);
     }
-    let data: Vec<u8> = tensors.iter().flat_map(|t| t.bytes.iter().copied()).collect();
+    let data: Vec<u8> = tensors
+        .iter()
+        .flat_map(|t| t.bytes.iter().copied())
+        .collect();
     with_header(&Value::Object(header).to_string(), &data)
 }
 

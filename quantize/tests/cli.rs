@@ -1,0 +1,303 @@
+//! The program `yi-quantize` as a user meets it: output, messages, exit codes, and what is left on the disk.
+
+mod util;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use util::TestCheckpoint;
+use yi_quantize::file_type::FileType;
+
+fn yi_quantize(args: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_yi-quantize"));
+    command
+        .args(args.iter().map(|a| a.as_ref()))
+        .output()
+        .unwrap()
+}
+
+/// Exit code and stderr.
+fn failure(args: &[&dyn AsRef<std::ffi::OsStr>]) -> (i32, String) {
+    let output = yi_quantize(args);
+    assert!(
+        output.stdout.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+fn written() -> TestCheckpoint {
+    let checkpoint = TestCheckpoint::new();
+    checkpoint.write();
+    checkpoint
+}
+
+fn names_in(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn dry_run_prints_the_plan_and_writes_nothing() {
+    let checkpoint = written();
+    let out = tempfile::tempdir().unwrap();
+    let output = out.path().join("x.gguf");
+    let result = yi_quantize(&[&checkpoint.path(), &output, &"q4_0", &"--dry-run"]);
+    assert!(result.status.success());
+    let table = String::from_utf8(result.stdout).unwrap();
+    let line = table
+        .lines()
+        .find(|line| line.starts_with("blk.1.attn_k.weight"))
+        .unwrap();
+    let cells: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(
+        cells,
+        [
+            "blk.1.attn_k.weight",
+            "BF16",
+            "32",
+            "x",
+            "64",
+            "Q4_0",
+            "1152"
+        ]
+    );
+    assert!(
+        table.lines().last().unwrap().starts_with("21 tensors, "),
+        "{table}"
+    );
+    assert!(names_in(out.path()).is_empty());
+}
+
+#[test]
+fn dry_run_in_json_agrees_with_the_file_that_is_then_written() {
+    let checkpoint = written();
+    let output = checkpoint.path().join("x.gguf");
+    let plan = yi_quantize(&[
+        &checkpoint.path(),
+        &output,
+        &"Q4_1",
+        &"--dry-run",
+        &"--json",
+    ]);
+    let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
+    let summary = yi_quantize(&[&checkpoint.path(), &output, &"Q4_1", &"--json"]);
+    let summary: Value = serde_json::from_slice(&summary.stdout).unwrap();
+    assert_eq!(plan["totals"], summary["totals"]);
+    let file_bytes = output.metadata().unwrap().len();
+    assert_eq!(plan["totals"]["file_bytes"], file_bytes);
+    let (gguf, _) = yi_gguf::Gguf::open(&output).unwrap();
+    for (planned, info) in plan["tensors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(gguf.tensors())
+    {
+        assert_eq!(planned["name"], info.name());
+        assert_eq!(planned["type"], info.dtype().name());
+        assert_eq!(planned["n_bytes"], info.n_bytes());
+    }
+}
+
+#[test]
+fn without_a_terminal_progress_is_a_line_per_tensor() {
+    let checkpoint = written();
+    let result = yi_quantize(&[
+        &checkpoint.path(),
+        &checkpoint.path().join("x.gguf"),
+        &"Q8_0",
+    ]);
+    let stderr = String::from_utf8(result.stderr).unwrap();
+    assert_eq!(stderr.lines().count(), 21, "{stderr}");
+    assert!(stderr.starts_with("[   1/  21] output.weight"), "{stderr}");
+    let summary = String::from_utf8(result.stdout).unwrap();
+    assert!(
+        summary.contains("bits per weight") && summary.contains("peak memory"),
+        "{summary}"
+    );
+}
+
+#[test]
+fn the_bytes_do_not_depend_on_the_number_of_threads() {
+    let checkpoint = written();
+    let out = tempfile::tempdir().unwrap();
+    let bytes: Vec<Vec<u8>> = ["1", "2", "3", "7"]
+        .iter()
+        .map(|n| {
+            let output = out.path().join(n);
+            let result = yi_quantize(&[&checkpoint.path(), &output, &"Q5_K_M", &"--threads", n]);
+            assert!(result.status.success());
+            std::fs::read(output).unwrap()
+        })
+        .collect();
+    assert!(bytes.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+fn the_bytes_do_not_depend_on_where_the_checkpoint_lies_or_how_it_is_sharded() {
+    let (one, two) = (TestCheckpoint::new(), TestCheckpoint::new());
+    let single = one.write().convert(FileType::Q4_0).unwrap();
+    let sharded = two.write_sharded().convert(FileType::Q4_0).unwrap();
+    assert!(std::fs::read(single).unwrap() == std::fs::read(sharded).unwrap());
+}
+
+#[test]
+fn an_existing_output_is_kept_without_force_and_replaced_with_it() {
+    let checkpoint = written();
+    let output = checkpoint.path().join("x.gguf");
+    std::fs::write(&output, "precious").unwrap();
+    let (code, stderr) = failure(&[&checkpoint.path(), &output, &"Q8_0"]);
+    assert_eq!(code, 2);
+    assert!(
+        stderr.contains("already exists\nhint: pass --force"),
+        "{stderr}"
+    );
+    assert_eq!(std::fs::read(&output).unwrap(), b"precious");
+    assert!(
+        yi_quantize(&[&checkpoint.path(), &output, &"Q8_0", &"--force"])
+            .status
+            .success()
+    );
+    assert!(yi_gguf::Gguf::open(&output).is_ok());
+}
+
+#[test]
+fn output_checks_come_before_the_weights_are_read() {
+    let checkpoint = TestCheckpoint::new();
+    checkpoint.write_small_files();
+    checkpoint.write_file("model.safetensors", "damaged");
+    let output = checkpoint.path().join("x.gguf");
+    std::fs::write(&output, "precious").unwrap();
+    let (_, stderr) = failure(&[&checkpoint.path(), &output, &"Q8_0"]);
+    assert!(stderr.contains("already exists"), "{stderr}");
+}
+
+#[test]
+fn the_input_is_never_overwritten() {
+    let checkpoint = written();
+    let input = checkpoint.path().join("model.safetensors");
+    let (code, stderr) = failure(&[&checkpoint.path(), &input, &"Q8_0", &"--force"]);
+    assert_eq!(code, 2);
+    assert!(
+        stderr.contains("is the input's own `model.safetensors`"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn an_unknown_type_is_refused_with_the_nearest_name() {
+    let checkpoint = written();
+    let (code, stderr) = failure(&[&checkpoint.path(), &"x.gguf", &"Q4_K_N"]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("Q4_K_M"), "{stderr}");
+}
+
+#[test]
+fn a_defect_is_told_with_what_where_and_a_hint_and_leaves_nothing() {
+    let mut checkpoint = TestCheckpoint::new();
+    checkpoint.tensors.push(util::tensor(
+        "model.layers.0.self_attn.q_proj.bias",
+        "BF16",
+        &[64],
+    ));
+    checkpoint.write();
+    let before = names_in(checkpoint.path());
+    let (code, stderr) = failure(&[
+        &checkpoint.path(),
+        &checkpoint.path().join("x.gguf"),
+        &"Q8_0",
+    ]);
+    assert_eq!(code, 3);
+    assert!(
+        stderr.starts_with("error: tensor `model.layers.0.self_attn.q_proj.bias`"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("\nhint: "), "{stderr}");
+    assert_eq!(names_in(checkpoint.path()), before);
+}
+
+#[test]
+fn a_folder_that_is_no_checkpoint_says_what_one_is() {
+    let empty = tempfile::tempdir().unwrap();
+    let (code, stderr) = failure(&[&empty.path(), &empty.path().join("x.gguf"), &"Q8_0"]);
+    assert_eq!(code, 3);
+    assert!(
+        stderr.contains("no config.json") && stderr.contains("hint: INPUT is a folder"),
+        "{stderr}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_stopped_conversion_leaves_nothing_behind() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+
+    // Large enough to be met in the middle: 0.8 GB of zeros that take no room on the disk.
+    let checkpoint = TestCheckpoint::new();
+    let mut config = checkpoint.config.clone();
+    const FFN: u64 = 1 << 20;
+    config["intermediate_size"] = FFN.into();
+    let mut header = serde_json::Map::new();
+    let mut end = 0u64;
+    for t in &checkpoint.tensors {
+        let shape: Vec<u64> = t
+            .shape
+            .iter()
+            .map(|n| if *n == util::FFN { FFN } else { *n })
+            .collect();
+        let begin = end;
+        end += shape.iter().product::<u64>() * 2;
+        let entry =
+            serde_json::json!({"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]});
+        header.insert(t.name.clone(), entry);
+    }
+    checkpoint.write_small_files();
+    checkpoint.write_file("config.json", config.to_string());
+    let path = checkpoint.path().join("model.safetensors");
+    let head = util::with_header(&Value::Object(header).to_string(), &[]);
+    std::fs::write(&path, &head).unwrap();
+    std::fs::File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(head.len() as u64 + end)
+        .unwrap();
+
+    let before = names_in(checkpoint.path());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_yi-quantize"))
+        .args([
+            checkpoint.path(),
+            &checkpoint.path().join("x.gguf"),
+            Path::new("Q5_K_M"),
+        ])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    lines
+        .find(|line| line.as_ref().unwrap().contains("blk.0.ffn_down"))
+        .unwrap()
+        .unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&child),
+        rustix::process::Signal::INT,
+    )
+    .unwrap();
+    let rest: Vec<String> = lines.map(|line| line.unwrap()).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(
+        rest.last().unwrap(),
+        "error: interrupted, no output was written"
+    );
+    assert_eq!(names_in(checkpoint.path()), before);
+}
