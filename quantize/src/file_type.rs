@@ -95,7 +95,7 @@ impl Mixture {
         }
         let dtype = match kind {
             TensorKind::Output | TensorKind::TokenEmbedding { tied: true } => {
-                if default == DType::Q8_0 || row_len % default.block_len() != 0 {
+                if default == DType::Q8_0 || !row_len.is_multiple_of(default.block_len()) {
                     DType::Q8_0
                 } else {
                     DType::Q6_K
@@ -144,7 +144,7 @@ impl Mixture {
 
 /// `tensor_type_fallback` in llama-quant.cpp: a type whose blocks fit the row.
 fn fallback(dtype: DType, row_len: u64) -> DType {
-    let fits = |dtype: DType| row_len % dtype.block_len() == 0;
+    let fits = |dtype: DType| row_len.is_multiple_of(dtype.block_len());
     if fits(dtype) {
         return dtype;
     }

@@ -3,6 +3,7 @@
 use yi_gguf::Metadata;
 
 use crate::checkpoint::{Checkpoint, RopeScaling};
+use crate::error::Error;
 use crate::file_type::FileType;
 
 /// GGUF's `general.quantization_version`: the version of ggml's block layouts.
@@ -14,7 +15,7 @@ pub fn build(
     checkpoint: &Checkpoint,
     file_type: FileType,
     n_params: u64,
-) -> Result<Metadata, yi_gguf::Error> {
+) -> Result<Metadata, Error> {
     let config = &checkpoint.config;
     let mut metadata = Metadata::new();
     let mut set = |key: &str, value: yi_gguf::Value| metadata.insert(key, value);
@@ -24,7 +25,14 @@ pub fn build(
     let size_label = size_label(n_params);
     let name = match config.hub_name.as_deref().and_then(|n| n.split('/').nth(1)) {
         Some(name) => name.to_owned(),
-        None => format!("{} {size_label}", if config.architecture.starts_with("Yi") { "Yi" } else { "Llama" }),
+        None => format!(
+            "{} {size_label}",
+            if config.architecture.starts_with("Yi") {
+                "Yi"
+            } else {
+                "Llama"
+            }
+        ),
     };
     let (basename, finetune) = name_parts(&name);
     set("general.name", name.as_str().into())?;
@@ -35,12 +43,9 @@ pub fn build(
         set("general.finetune", finetune.into())?;
     }
     set("general.size_label", size_label.into())?;
-    for (key, value) in checkpoint.card.license_metadata() {
-        set(key, value.into())?;
-    }
-    for (key, value) in checkpoint.generation.sampling_metadata() {
-        set(key, value)?;
-    }
+    checkpoint.card.write_metadata(&mut metadata)?;
+    checkpoint.generation.write_metadata(&mut metadata)?;
+    let mut set = |key: &str, value: yi_gguf::Value| metadata.insert(key, value);
     set("general.file_type", file_type.id().into())?;
     set("general.quantization_version", QUANTIZATION_VERSION.into())?;
 
@@ -60,13 +65,18 @@ pub fn build(
     ] {
         set(&format!("llama.{key}"), value.into())?;
     }
-    set("llama.attention.layer_norm_rms_epsilon", config.rms_norm_eps.into())?;
+    set(
+        "llama.attention.layer_norm_rms_epsilon",
+        config.rms_norm_eps.into(),
+    )?;
     set("llama.rope.freq_base", config.rope_theta.into())?;
     if let RopeScaling::Linear { factor } = config.rope_scaling {
         set("llama.rope.scaling.type", "linear".into())?;
         set("llama.rope.scaling.factor", factor.into())?;
     }
-    checkpoint.vocabulary.write_metadata(&mut metadata)?;
+    let mut vocabulary = checkpoint.tokenizer.vocabulary().clone();
+    vocabulary.pad_to_rows(config.vocab_size)?;
+    vocabulary.write_metadata(&mut metadata)?;
     Ok(metadata)
 }
 
@@ -79,22 +89,32 @@ fn size_label(n_params: u64) -> String {
         _ => (1e3, "K"),
     };
     let scaled = n_params as f64 / scale;
-    if scaled.round_ties_even() < 10.0 { format!("{scaled:.1}{suffix}") } else { format!("{scaled:.0}{suffix}") }
+    if scaled.round_ties_even() < 10.0 {
+        format!("{scaled:.1}{suffix}")
+    } else {
+        format!("{scaled:.0}{suffix}")
+    }
 }
 
 /// `Yi-34B-Chat` is (`Yi`, `Chat`): what stands before and after the size.
 fn name_parts(name: &str) -> (Option<&str>, Option<&str>) {
     let is_size = |part: &&str| {
-        part.strip_suffix(['B', 'b', 'M', 'm', 'K', 'k']).is_some_and(|n| n.parse::<f64>().is_ok())
+        part.strip_suffix(['B', 'b', 'M', 'm', 'K', 'k'])
+            .is_some_and(|n| n.parse::<f64>().is_ok())
     };
     let mut parts = name.split('-');
-    let Some(size) = parts.find(is_size) else { return (None, None) };
+    let Some(size) = parts.find(is_size) else {
+        return (None, None);
+    };
     let after: Vec<&str> = parts.collect();
     let after_len = after.iter().map(|part| part.len() + 1).sum::<usize>();
     let size_end = name.len() - after_len;
     let before = name[..size_end - size.len()].trim_end_matches('-');
     let after = name[size_end..].trim_start_matches('-');
-    ((!before.is_empty()).then_some(before), (!after.is_empty()).then_some(after))
+    (
+        (!before.is_empty()).then_some(before),
+        (!after.is_empty()).then_some(after),
+    )
 }
 
 #[cfg(test)]

@@ -125,14 +125,14 @@ impl Target {
             dir: dir.clone(),
             source,
         };
-        if let Some(free_bytes) = free_bytes(&dir).map_err(folder_error)? {
-            if free_bytes < needed_bytes {
-                return Err(OutputError::NoSpace {
-                    dir,
-                    free_bytes,
-                    needed_bytes,
-                });
-            }
+        if let Some(free_bytes) = free_bytes(&dir).map_err(folder_error)?
+            && free_bytes < needed_bytes
+        {
+            return Err(OutputError::NoSpace {
+                dir,
+                free_bytes,
+                needed_bytes,
+            });
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let prefix = format!(".{name}.");

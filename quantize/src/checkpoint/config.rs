@@ -143,7 +143,7 @@ impl ModelConfig {
                 hidden_size / n_heads
             }
         };
-        if head_dim % 2 != 0 {
+        if !head_dim.is_multiple_of(2) {
             return Err(fields.bad("head_dim", &head_dim.into(), "an even number"));
         }
         let (rope_theta, rope_scaling) = fields.rope()?;
@@ -180,7 +180,7 @@ fn must_divide(
     part: &'static str,
     part_value: u64,
 ) -> Result<(), ConfigError> {
-    if whole_value % part_value == 0 {
+    if whole_value.is_multiple_of(part_value) {
         return Ok(());
     }
     Err(ConfigError::NotAMultiple {
@@ -293,18 +293,19 @@ impl Fields<'_> {
 
     /// What the `llama` graph has no place for must stop the conversion, never be dropped.
     fn refuse_unsupported(&self) -> Result<(), ConfigError> {
-        let present_and_true = |v: &Value| v.as_bool() != Some(false);
-        let other_than_one = |v: &Value| v.as_f64() != Some(1.0);
-        let any = |_: &Value| true;
-        let rules: [(&'static str, &dyn Fn(&Value) -> bool); 8] = [
-            ("attention_bias", &present_and_true),
-            ("mlp_bias", &present_and_true),
-            ("quantization_config", &any),
-            ("num_local_experts", &any),
-            ("sliding_window", &any),
-            ("partial_rotary_factor", &other_than_one),
-            ("embedding_multiplier", &other_than_one),
-            ("hidden_act", &|v: &Value| v.as_str() != Some("silu")),
+        type Refuses = fn(&Value) -> bool;
+        let present_and_true: Refuses = |v| v.as_bool() != Some(false);
+        let other_than_one: Refuses = |v| v.as_f64() != Some(1.0);
+        let any: Refuses = |_| true;
+        let rules = [
+            ("attention_bias", present_and_true),
+            ("mlp_bias", present_and_true),
+            ("quantization_config", any),
+            ("num_local_experts", any),
+            ("sliding_window", any),
+            ("partial_rotary_factor", other_than_one),
+            ("embedding_multiplier", other_than_one),
+            ("hidden_act", |v| v.as_str() != Some("silu")),
         ];
         for (key, refuses) in rules {
             if let Some(value) = self.get(key).filter(|v| refuses(v)) {
@@ -443,7 +444,7 @@ mod tests {
         ] {
             let error = config_with(&json!({ key: value })).unwrap_err();
             assert!(
-                matches!(&error, ConfigError::BadValue { key: k, found, .. } if *k == key && *found == value.to_string()),
+                matches!(&error, ConfigError::BadValue { key: k, found, .. } if *k == key && value == found.as_str()),
                 "{error}"
             );
         }

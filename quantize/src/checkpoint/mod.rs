@@ -11,7 +11,7 @@ pub use file::FileError;
 pub use shards::{ShardError, Tensor, Weights};
 
 use crate::error::Error;
-use crate::tokenizer::SourceTokenizer;
+use crate::tokenizer::{GenerationConfig, ModelCard, SourceTokenizer};
 
 /// A checkpoint that has been opened and checked, but whose weights have not been read.
 pub struct Checkpoint {
@@ -23,6 +23,10 @@ pub struct Checkpoint {
     pub weights: Weights,
     /// From `tokenizer.model` or `tokenizer.json`.
     pub tokenizer: SourceTokenizer,
+    /// From `generation_config.json`.
+    pub generation: GenerationConfig,
+    /// From the front matter of `README.md`.
+    pub card: ModelCard,
 }
 
 /// Real ones have some hundred bytes.
@@ -35,12 +39,16 @@ impl Checkpoint {
             .ok_or_else(|| Error::NotACheckpoint { path: dir.into() })?;
         let config = ModelConfig::parse(&config)?;
         let tokenizer = SourceTokenizer::load(dir)?;
+        let generation = GenerationConfig::load(dir)?;
+        let card = ModelCard::load(dir)?;
         let weights = Weights::open(dir)?;
         Ok(Self {
             dir: dir.into(),
             config,
             weights,
             tokenizer,
+            generation,
+            card,
         })
     }
 }

@@ -66,11 +66,10 @@ pub enum KernelError {
 }
 
 impl KernelError {
-    /// The same error with its row counted from the start of a tensor of which the given rows began
-    /// at `first_row`.
-    pub fn with_first_row(mut self, first_row: usize) -> Self {
+    /// The same error with its row, counted within the rows given, turned into the tensor's row.
+    pub fn map_row(mut self, tensor_row: impl FnOnce(usize) -> usize) -> Self {
         if let Self::NotFinite { row, .. } | Self::OutOfRange { row, .. } = &mut self {
-            *row += first_row;
+            *row = tensor_row(*row);
         }
         self
     }

@@ -231,7 +231,7 @@ fn messages_say_what_and_where() {
         dtype: DType::Q4_K,
     };
     assert_eq!(
-        error.clone().with_first_row(40).to_string(),
+        error.clone().map_row(|row| row + 40).to_string(),
         "row 41, column 2: weight 7e8 is out of the range of Q4_K"
     );
     assert_eq!(
