@@ -442,9 +442,10 @@ mod tests {
             ("rope_theta", json!(-1)),
             ("num_attention_heads", json!("56")),
         ] {
+            let text = value.to_string();
             let error = config_with(&json!({ key: value })).unwrap_err();
             assert!(
-                matches!(&error, ConfigError::BadValue { key: k, found, .. } if *k == key && value == found.as_str()),
+                matches!(&error, ConfigError::BadValue { key: k, found, .. } if *k == key && *found == text),
                 "{error}"
             );
         }
