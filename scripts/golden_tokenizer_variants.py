@@ -29,6 +29,7 @@ VARIANTS = {
     "remove_extra_whitespaces": ({"add_dummy_prefix": True, "remove_extra_whitespaces": True}, [], 0),
     "user_defined": ({}, [(text, 0.0, 4) for text in USER_DEFINED], 0),
     "user_defined_spaces": ({}, [("▁▁▁▁", 0.0, 4)], 0),
+    "user_defined_runs": ({"add_dummy_prefix": True}, [("▁" * n, 0.0, 4) for n in range(2, 9)], 0),
     "unused": ({}, [], 7),
 }
 
@@ -61,7 +62,7 @@ def random_text(rng):
         if kind <= 2:
             parts.append("".join(rng.choice("abcdefghijklmnopqrstuvwxyzABCDE") for _ in range(rng.randrange(1, 9))))
         elif kind <= 4:
-            parts.append(" " * rng.choice([1, 1, 1, 2, 3, 4, 5, 8]))
+            parts.append(" " * rng.choice([1, 1, 1, 2, 3, 4, 5, 8, 19]))
         elif kind == 5:
             parts.append("".join(chr(rng.randrange(0x4E00, 0x9FA6)) for _ in range(rng.randrange(1, 6))))
         elif kind == 6:

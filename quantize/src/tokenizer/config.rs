@@ -82,6 +82,8 @@ pub(super) struct TokenizerConfig {
     pub pad: Option<NamedToken>,
     pub ids: ConfigIds,
     pub added: Vec<AddedToken>,
+    /// The texts of `additional_special_tokens`.
+    pub special: Vec<String>,
     pub chat_templates: ChatTemplates,
 }
 
@@ -141,6 +143,11 @@ impl TokenizerConfig {
                 file: config_file.clone(),
             });
         }
+        let additional = [
+            config.additional_special_tokens,
+            map.additional_special_tokens,
+        ];
+        let additional = additional.into_iter().flatten();
         Ok(TokenizerConfig {
             add_bos: config.add_bos_token,
             add_eos: config.add_eos_token,
@@ -149,6 +156,7 @@ impl TokenizerConfig {
             pad: named(config.pad_token, map.pad_token),
             ids: ConfigIds::load(dir)?,
             added,
+            special: additional.flatten().map(TokenField::into_text).collect(),
             chat_templates: ChatTemplates::load(dir, config.chat_template)?,
         })
     }
@@ -231,6 +239,7 @@ struct ConfigFile {
     bos_token: Option<TokenField>,
     eos_token: Option<TokenField>,
     pad_token: Option<TokenField>,
+    additional_special_tokens: Option<Vec<TokenField>>,
     chat_template: Option<TemplateField>,
     added_tokens_decoder: Option<Pairs<AddedEntry>>,
 }
@@ -240,6 +249,7 @@ struct SpecialTokensMap {
     bos_token: Option<TokenField>,
     eos_token: Option<TokenField>,
     pad_token: Option<TokenField>,
+    additional_special_tokens: Option<Vec<TokenField>>,
 }
 
 #[derive(Default, Deserialize)]

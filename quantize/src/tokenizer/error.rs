@@ -117,7 +117,14 @@ pub enum TokenizerError {
         id: usize,
         token: String,
     },
-    #[error("{}: the score of token {id} ({token:?}) is not a number", file.display())]
+    #[error("{}: token {id} has {n_bytes} bytes, expected at most {limit}", file.display())]
+    TokenTooLong {
+        file: PathBuf,
+        id: usize,
+        n_bytes: usize,
+        limit: usize,
+    },
+    #[error("{}: the score of token {id} ({token:?}) is not finite", file.display())]
     TokenScore {
         file: PathBuf,
         id: usize,
@@ -226,7 +233,7 @@ impl TokenizerError {
             | E::FileNotUtf8 { .. }
             | E::TokenNotUtf8 { .. } => "the file is damaged: download it again",
             E::UnsupportedSentencePiece { .. } => {
-                "only byte-level-safe SentencePiece BPE models with the identity normalizer can be converted"
+                "only SentencePiece BPE models with byte fallback and the identity normalizer can be converted"
             }
             E::UnsupportedJson { part, .. } if part.starts_with("model") => {
                 "only Llama-style BPE with byte fallback can be converted from tokenizer.json"

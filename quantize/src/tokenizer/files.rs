@@ -7,9 +7,9 @@ use std::path::Path;
 use super::TokenizerError;
 
 /// Largest `tokenizer.model`; known ones are under 5 MB.
-pub(super) const MAX_MODEL_BYTES: u64 = 256 << 20;
+pub(super) const MAX_MODEL_BYTES: u64 = 64 << 20;
 /// Largest `tokenizer.json`; known ones are under 40 MB.
-pub(super) const MAX_TOKENIZER_JSON_BYTES: u64 = 256 << 20;
+pub(super) const MAX_TOKENIZER_JSON_BYTES: u64 = 128 << 20;
 /// Largest of the other files: configurations, chat templates, the model card.
 pub(super) const MAX_CONFIG_BYTES: u64 = 16 << 20;
 

@@ -12,6 +12,7 @@ mod error;
 mod files;
 mod json;
 mod model_card;
+mod model_file;
 mod protobuf;
 mod segments;
 mod selftest;
@@ -31,8 +32,8 @@ pub use vocabulary::{TokenType, Vocabulary};
 use config::{NamedToken, TokenizerConfig};
 use files::{MAX_MODEL_BYTES, MAX_TOKENIZER_JSON_BYTES, read_optional};
 use json::JsonTokenizer;
+use model_file::PieceType;
 use segments::{Segment, SymbolMatcher};
-use sentencepiece::PieceType;
 
 /// A checkpoint's tokenizer, and the vocabulary that follows from it.
 #[derive(Debug)]
@@ -73,9 +74,11 @@ impl SourceTokenizer {
                 if let Some(json) = json {
                     added.extend(json::parse_added(&json_file, &json)?);
                 }
-                Loaded::from_model(model_file, &bytes, &added)?
+                Loaded::from_model(model_file, &bytes, &added, &config.special)?
             }
-            (None, Some(bytes)) => Loaded::from_json(json_file, &bytes, &config.added)?,
+            (None, Some(bytes)) => {
+                Loaded::from_json(json_file, &bytes, &config.added, &config.special)?
+            }
             (None, None) => {
                 return Err(TokenizerError::NoTokenizer {
                     dir: dir.to_owned(),
@@ -149,6 +152,7 @@ impl Loaded {
         file: PathBuf,
         bytes: &[u8],
         added: &[vocabulary::AddedToken],
+        special: &[String],
     ) -> Result<Self, TokenizerError> {
         let mut model = sentencepiece::Model::parse(&file, bytes)?;
         let pieces = model.pieces.iter();
@@ -157,7 +161,9 @@ impl Loaded {
             pieces.clone().map(|piece| piece.score).collect(),
             pieces.map(|piece| piece.kind.into()).collect(),
         );
+        vocabulary.make_space_runs_mergeable();
         vocabulary.merge_added(added)?;
+        vocabulary.mark_special(special);
         vocabulary.settle_types();
         model.make_control(|id| vocabulary.types[id as usize] == TokenType::Control);
         let settings = &model.settings;
@@ -179,10 +185,12 @@ impl Loaded {
         file: PathBuf,
         bytes: &[u8],
         added: &[vocabulary::AddedToken],
+        special: &[String],
     ) -> Result<Self, TokenizerError> {
         let parsed = json::parse(&file, bytes)?;
         let mut vocabulary = parsed.vocabulary;
         vocabulary.merge_added(added)?;
+        vocabulary.mark_special(special);
         vocabulary.settle_types();
         let (first, last) = parsed.template.clone().unwrap_or_default();
         let id = |token: &Option<String>| vocabulary.id_of(token.as_deref()?);

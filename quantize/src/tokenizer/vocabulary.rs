@@ -11,6 +11,9 @@ use super::config::ChatTemplates;
 /// Most tokens: the scores count them in f32, which is exact up to here.
 pub(super) const MAX_TOKENS: u64 = 1 << 24;
 
+/// Longest token, in bytes; known ones are under 200.
+const MAX_TOKEN_BYTES: usize = 1 << 16;
+
 /// A token's type; the numbers are llama.cpp's `llama_token_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TokenType {
@@ -242,6 +245,35 @@ impl Vocabulary {
         Ok(())
     }
 
+    /// Makes user-defined runs of spaces ordinary tokens that are merged before all others.
+    ///
+    /// llama.cpp looks for user-defined tokens in the text before spaces become `▁`, so it would
+    /// never find them. Merging from the left gives what SentencePiece's longest match gives, as
+    /// long as each run can grow by one space; the self-test refuses the rest.
+    pub(super) fn make_space_runs_mergeable(&mut self) {
+        let highest = self.scores.iter().copied().fold(0.0, f32::max);
+        for (id, token) in self.tokens.iter().enumerate() {
+            let is_run = token.chars().all(|c| c == '\u{2581}');
+            if is_run && self.types[id] == TokenType::UserDefined {
+                self.types[id] = TokenType::Normal;
+                self.scores[id] = highest + 1.0;
+            }
+        }
+    }
+
+    /// Marks tokens as special by their texts; those that are not there are passed over.
+    pub(super) fn mark_special(&mut self, texts: &[String]) {
+        if texts.is_empty() {
+            return;
+        }
+        for (token, kind) in self.tokens.iter().zip(&mut self.types) {
+            let ordinary = matches!(kind, TokenType::Normal | TokenType::UserDefined);
+            if ordinary && texts.contains(token) {
+                *kind = TokenType::Control;
+            }
+        }
+    }
+
     /// Gives every special token the type that keeps it out of users' text.
     ///
     /// `<|...|>` tokens that text cannot merge into become control tokens, and so do those that
@@ -271,13 +303,21 @@ pub(super) fn byte_of(token: &str) -> Option<u8> {
     u8::from_str_radix(digits, 16).ok()
 }
 
-/// A token's text must be there and must survive llama.cpp's C strings.
+/// A token's text must be there, of a sensible length, and survive llama.cpp's C strings.
 pub(super) fn check_text(file: &Path, id: usize, token: &str) -> Result<(), TokenizerError> {
     if token.is_empty() || token.contains('\0') {
         return Err(TokenizerError::TokenText {
             file: file.to_owned(),
             id,
             token: token.to_owned(),
+        });
+    }
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(TokenizerError::TokenTooLong {
+            file: file.to_owned(),
+            id,
+            n_bytes: token.len(),
+            limit: MAX_TOKEN_BYTES,
         });
     }
     Ok(())

@@ -192,6 +192,19 @@ fn piece_that_is_empty_or_has_a_nul() {
 }
 
 #[test]
+fn piece_that_is_longer_than_any_token() {
+    static LONG: [u8; 70_000] = [b'x'; 70_000];
+    assert_error!(
+        edited(&[Edit::Piece(&LONG, 0.0, 1)]),
+        E::TokenTooLong {
+            id: 4096,
+            n_bytes: 70_000,
+            ..
+        }
+    );
+}
+
+#[test]
 fn piece_of_an_unknown_type() {
     assert_error!(
         edited(&[Edit::Piece(b"q\xc3\xa9", 0.0, 9)]),
@@ -204,7 +217,7 @@ fn piece_of_an_unknown_type() {
 }
 
 #[test]
-fn piece_with_a_score_that_is_not_a_number() {
+fn piece_with_a_score_that_is_not_finite() {
     assert_error!(
         edited(&[Edit::Piece(b"zq", f32::NAN, 1)]),
         E::TokenScore { id: 4096, .. }

@@ -157,6 +157,16 @@ fn golden_ids_with_user_defined_symbols() {
     assert_golden(dir.path(), Some("user_defined"));
 }
 
+#[test]
+fn golden_ids_with_user_defined_runs_of_spaces() {
+    let dir = copy_golden();
+    edit_model(dir.path(), &[Edit::AddDummyPrefix(true)]);
+    let runs: Vec<String> = (2..9).map(|n| "▁".repeat(n)).collect();
+    let runs: Vec<&str> = runs.iter().map(String::as_str).collect();
+    util::define(dir.path(), &runs);
+    assert_golden(dir.path(), Some("user_defined_runs"));
+}
+
 // What llama.cpp cannot reproduce: ours agrees with SentencePiece, and the self-test refuses.
 
 #[test]
@@ -176,7 +186,7 @@ fn removed_whitespace_is_read_and_refused_by_name() {
 }
 
 #[test]
-fn user_defined_runs_of_spaces_are_refused() {
+fn user_defined_runs_of_spaces_that_cannot_grow_are_refused() {
     let dir = copy_golden();
     util::define(dir.path(), &["▁▁▁▁"]);
     let source = assert_source(dir.path(), Some("user_defined_spaces"));
@@ -257,16 +267,15 @@ fn added_tokens_are_merged_and_typed() {
             "4096": {"content": "<tool>", "special": true},
             "4097": {"content": "<think>", "special": false},
             "4098": {"content": "<|im_sep|>", "special": false},
+            "4099": {"content": "[TOOL]", "special": false},
         });
+        config["additional_special_tokens"] = json!(["[TOOL]", "<|im_end|>", "not there"]);
     });
     std::fs::write(dir.path().join("added_tokens.json"), r#"{"<think>": 4097}"#).unwrap();
     let source = SourceTokenizer::load(dir.path()).unwrap();
     let vocabulary = source.vocabulary();
-    let types = [
-        TokenType::Control,
-        TokenType::UserDefined,
-        TokenType::Control,
-    ];
+    let (control, user) = (TokenType::Control, TokenType::UserDefined);
+    let types = [control, user, control, control];
     assert_eq!(vocabulary.types[4096..], types);
     assert_eq!(vocabulary.types[0], TokenType::Unknown);
     self_test(&source, &metadata_of(&source)).unwrap();
