@@ -3,5 +3,9 @@
 //! A GGUF file is validated in Rust (yi-gguf) before llama.cpp loads the same open descriptor; the
 //! engine tokenizes, renders chat templates, samples and streams.
 
+pub mod cli;
 pub mod engine;
+pub mod error;
 pub mod llama;
+pub mod memory;
+pub mod model;

@@ -1,2 +1,26 @@
-//! m
-fn main() {}
+//! The program `yi`. Exit codes are decided here and nowhere else.
+
+use std::process::ExitCode;
+
+use yi::cli::{self, Parsed};
+
+fn main() -> ExitCode {
+    let arguments = match cli::parse(std::env::args_os()) {
+        Parsed::Run(arguments) => arguments,
+        Parsed::Print(message) => {
+            let printed = message.print();
+            return match (message.exit_code(), printed) {
+                (0, Err(e)) if e.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::from(4),
+                (code, _) => ExitCode::from(u8::try_from(code).unwrap_or(2)),
+            };
+        }
+    };
+    match cli::run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            cli::report(&error);
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}

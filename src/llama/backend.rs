@@ -19,7 +19,7 @@ pub enum BackendError {
         looked_in: Vec<PathBuf>,
     },
     /// The folder is there, but nothing in it runs on this CPU.
-    #[error("none of llama.cpp's CPU libraries in {folder} runs on this machine")]
+    #[error("none of llama.cpp's CPU libraries in {} runs on this machine", folder.display())]
     Unusable {
         /// The folder.
         folder: PathBuf,

@@ -1,0 +1,116 @@
+//! A conversation with a model.
+
+use std::ops::ControlFlow;
+
+use crate::engine::generate::{Limits, Outcome, Session, StopReason};
+use crate::engine::sample::{Sampler, SamplingParams};
+use crate::engine::template::{ChatTemplate, Message, Role};
+use crate::error::Error;
+
+/// What has been said, and all that is needed to go on.
+pub struct Talk {
+    session: Session,
+    template: ChatTemplate,
+    params: SamplingParams,
+    limits: Limits,
+    /// The user chose the seed: the same conversation then gives the same answers.
+    seed_fixed: bool,
+    n_answers: u32,
+    system: String,
+    messages: Vec<Message>,
+}
+
+impl Talk {
+    pub fn new(
+        session: Session,
+        template: ChatTemplate,
+        params: SamplingParams,
+        limits: Limits,
+        seed_fixed: bool,
+    ) -> Self {
+        Talk {
+            session,
+            template,
+            params,
+            limits,
+            seed_fixed,
+            n_answers: 0,
+            system: String::new(),
+            messages: Vec::new(),
+        }
+    }
+
+    /// Tokens that the context holds.
+    pub fn n_ctx(&self) -> usize {
+        self.session.n_ctx()
+    }
+
+    /// The system message; empty when there is none.
+    pub fn system(&self) -> &str {
+        &self.system
+    }
+
+    /// Sets the system message, from the next answer on; empty for none.
+    pub fn set_system(&mut self, text: &str) {
+        text.clone_into(&mut self.system);
+    }
+
+    /// Forgets what was said. The system message stays.
+    pub fn clear(&mut self) {
+        self.messages.clear();
+        if self.seed_fixed {
+            self.n_answers = 0;
+        }
+    }
+
+    /// The seed of the next answer: another one for each, or the same question would always get the same.
+    pub fn next_seed(&self) -> u32 {
+        self.params.seed.wrapping_add(self.n_answers)
+    }
+
+    /// Says something and gives the model's answer, piece by piece to `on_text`.
+    ///
+    /// After an error the conversation is as before. What the model had written when it was interrupted
+    /// stays a part of the conversation.
+    pub fn answer(
+        &mut self,
+        text: &str,
+        on_text: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Outcome, Error> {
+        let n_before = self.messages.len();
+        self.messages.push(Message::new(Role::User, text));
+        let answered = self.generate(on_text);
+        match &answered {
+            Ok(outcome) if outcome.stop == StopReason::Interrupted && outcome.text.is_empty() => {
+                self.messages.truncate(n_before);
+            }
+            Ok(outcome) => {
+                self.messages
+                    .push(Message::new(Role::Assistant, outcome.text.as_str()));
+                self.n_answers = self.n_answers.wrapping_add(1);
+            }
+            Err(_) => self.messages.truncate(n_before),
+        }
+        answered
+    }
+
+    fn generate(&mut self, on_text: impl FnMut(&str) -> ControlFlow<()>) -> Result<Outcome, Error> {
+        let system =
+            (!self.system.is_empty()).then(|| Message::new(Role::System, self.system.as_str()));
+        let all: Vec<Message> = system
+            .into_iter()
+            .chain(self.messages.iter().cloned())
+            .collect();
+        let rendered = self.template.render(&all, true)?;
+        let tokenizer = self.session.tokenizer();
+        let prompt = tokenizer.encode_rendered(&rendered)?;
+        let params = SamplingParams {
+            seed: self.next_seed(),
+            ..self.params.clone()
+        };
+        let mut sampler = Sampler::new(&params, tokenizer.model().n_vocab());
+        Ok(self
+            .session
+            .generate(&prompt, &mut sampler, self.limits, on_text)?)
+    }
+}

@@ -1,0 +1,118 @@
+//! The command line: parsed first, without side effects, then resolved against the model and run.
+
+mod args;
+mod chat;
+mod input;
+mod inspect;
+mod output;
+mod run;
+mod setup;
+mod signal;
+mod tokenize;
+mod version;
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _, Write as _};
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::error::Error;
+
+/// Run Yi and other GGUF models on your own machine
+#[derive(Debug, Parser)]
+#[command(name = "yi", disable_version_flag = true, max_term_width = 100)]
+pub struct Cli {
+    /// Print the version; with -v also the CPU library and what the CPU has
+    #[arg(short = 'V', long)]
+    version: bool,
+    /// Show what happens, llama.cpp's log included, on standard error; twice for more
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Complete a text
+    Run(run::RunArgs),
+    /// Talk with a model; also reads messages from a pipe, one a line
+    Chat(chat::ChatArgs),
+    /// Show a file's metadata, tensors and size by type
+    Inspect(inspect::InspectArgs),
+    /// Show the tokens of a text
+    Tokenize(tokenize::TokenizeArgs),
+}
+
+/// What the arguments ask for.
+#[derive(Debug)]
+pub enum Parsed {
+    /// A command.
+    Run(Box<Cli>),
+    /// Help, or what is wrong with the arguments.
+    Print(clap::Error),
+}
+
+/// Parses the arguments, the program's name first.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Parsed {
+    match Cli::try_parse_from(args::normalize(arguments)) {
+        Ok(cli) if cli.version || cli.command.is_some() => Parsed::Run(Box::new(cli)),
+        Ok(_) => Parsed::Print(Cli::command().error(
+            clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+            Cli::command().render_help(),
+        )),
+        Err(error) => Parsed::Print(error),
+    }
+}
+
+/// Runs a parsed command line.
+///
+/// # Errors
+/// Whatever the command could not do.
+pub fn run(cli: &Cli) -> Result<(), Error> {
+    start_log(cli.verbose);
+    if cli.version {
+        return version::print(cli.verbose > 0);
+    }
+    match &cli.command {
+        Some(Command::Run(args)) => run::run(args),
+        Some(Command::Chat(args)) => chat::run(args),
+        Some(Command::Inspect(args)) => inspect::run(args),
+        Some(Command::Tokenize(args)) => tokenize::run(args),
+        None => Ok(()),
+    }
+}
+
+/// Prints an error and, on a line of its own, what to do about it.
+pub fn report(error: &Error) {
+    note(format_args!("error: {error}"));
+    if let Some(hint) = error.hint() {
+        note(format_args!("hint: {hint}"));
+    }
+}
+
+/// Prints a line for the user beside the output.
+fn note(text: impl std::fmt::Display) {
+    // Unlike eprintln!, this does not panic when standard error is closed.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => return,
+        1 => LevelFilter::INFO,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    let colours =
+        io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let log = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_ansi(colours)
+        .without_time()
+        .finish();
+    // Fails only when a log was set before, as in tests that call this twice.
+    let _ = tracing::subscriber::set_global_default(log);
+}

@@ -1,0 +1,263 @@
+//! Everything that can go wrong, in one table: kind, exit code, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::engine::generate::GenerateError;
+use crate::engine::sample::SamplingError;
+use crate::engine::template::TemplateError;
+use crate::engine::tokenize::TextError;
+use crate::llama::{BackendError, ContextError, DecodeError, LoadError, TokenizeError};
+
+/// Kinds of failure; the exit codes are part of the interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A fault inside this program or llama.cpp.
+    Internal,
+    /// Wrong flags or arguments.
+    Usage,
+    /// A file that is not what it should be: a broken GGUF file, text that is not UTF-8.
+    InvalidInput,
+    /// A file or stream that cannot be read or written.
+    Io,
+    /// Not enough memory.
+    Memory,
+    /// The model cannot do what is asked: no tokenizer, no chat template, a prompt longer than the context.
+    Unsupported,
+    /// Ctrl-C.
+    Interrupted,
+}
+
+impl Kind {
+    /// The program's exit code.
+    #[must_use]
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Kind::Internal => 1,
+            Kind::Usage => 2,
+            Kind::InvalidInput => 3,
+            Kind::Io => 4,
+            Kind::Memory => 5,
+            Kind::Unsupported => 6,
+            Kind::Interrupted => 130,
+        }
+    }
+}
+
+/// A failure with all that its reader needs.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The GGUF file is not valid.
+    #[error(transparent)]
+    Gguf(#[from] yi_gguf::Error),
+    /// The name of a split model's first file does not tell those of the others.
+    #[error(
+        "{} says it is one of {count} files, but its name does not end in -00001-of-{count:05}.gguf",
+        path.display()
+    )]
+    PartName {
+        /// The first file.
+        path: PathBuf,
+        /// Number of parts.
+        count: u64,
+    },
+    /// llama.cpp does not start.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// llama.cpp does not load the file.
+    #[error("{}: {source}", path.display())]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: LoadError,
+    },
+    /// No context.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// The context does not fit the machine.
+    #[error("a context of {n_ctx} tokens needs {} of memory; {} are available", gib(*.needed), gib(*.available))]
+    ContextMemory {
+        /// Tokens.
+        n_ctx: u64,
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        available: u64,
+    },
+    /// The chat template fails.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The text has no tokens.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// Generation failed.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+    /// A sampling flag, or the file's own recommendation, is out of range.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// The file has no tokenizer.
+    #[error("{} has no tokenizer", path.display())]
+    NoTokenizer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file has no chat template.
+    #[error("{} has no chat template", path.display())]
+    NoChatTemplate {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An embedding model.
+    #[error("{} is a model that only encodes text; it cannot write any", path.display())]
+    NoDecoder {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Cannot read a file.
+    #[error("cannot read {name}: {source}")]
+    Read {
+        /// The file, or "standard input".
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Cannot write the output.
+    #[error("cannot write the output: {0}")]
+    Write(io::Error),
+    /// Text that is not UTF-8.
+    #[error("{name} is not UTF-8 text: byte {offset} is 0x{byte:02x}")]
+    NotUtf8 {
+        /// The file, or "standard input".
+        name: String,
+        /// Where it ends to be UTF-8.
+        offset: usize,
+        /// The byte there.
+        byte: u8,
+    },
+    /// Arguments that do not fit together.
+    #[error("{message}")]
+    Usage {
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// Ctrl-C, or loading was cancelled.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.1} GiB", bytes as f64 / f64::from(1u32 << 30))
+}
+
+impl Error {
+    /// The kind, which decides the exit code.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Error::Gguf(error) => gguf_kind(error),
+            Error::PartName { .. } => Kind::InvalidInput,
+            Error::Backend(_) => Kind::Internal,
+            Error::Load { source, .. } => match source {
+                LoadError::Stream(_) | LoadError::Path(_) => Kind::Io,
+                LoadError::Cancelled => Kind::Interrupted,
+                LoadError::Refused { log } if log.iter().any(|line| line.contains("alloc")) => {
+                    Kind::Memory
+                }
+                LoadError::Refused { .. } => Kind::InvalidInput,
+            },
+            Error::Context(ContextError::OutOfRange { .. }) => Kind::Usage,
+            Error::Context(ContextError::VocabularyOnly) => Kind::Internal,
+            Error::Context(ContextError::Refused { .. }) | Error::ContextMemory { .. } => {
+                Kind::Memory
+            }
+            Error::Template(TemplateError::Random(_)) => Kind::Internal,
+            Error::Template(TemplateError::Refused { .. }) => Kind::Unsupported,
+            Error::Template(TemplateError::Untraceable) => Kind::Unsupported,
+            Error::Template(_) => Kind::InvalidInput,
+            Error::Text(TextError::Tokenize(TokenizeError::NoVocabulary)) => Kind::Unsupported,
+            Error::Text(_) => Kind::Unsupported,
+            Error::Generate(GenerateError::EmptyPrompt) => Kind::Usage,
+            Error::Generate(GenerateError::PromptTooLong { .. }) => Kind::Unsupported,
+            Error::Generate(GenerateError::NotANumber { .. }) => Kind::InvalidInput,
+            Error::Generate(GenerateError::Decode(DecodeError::Stopped)) => Kind::Interrupted,
+            Error::Generate(GenerateError::Decode(_)) => Kind::Internal,
+            Error::Sampling(_) | Error::Usage { .. } => Kind::Usage,
+            Error::NoTokenizer { .. } | Error::NoChatTemplate { .. } | Error::NoDecoder { .. } => {
+                Kind::Unsupported
+            }
+            Error::Read { .. } | Error::Write(_) => Kind::Io,
+            Error::NotUtf8 { .. } => Kind::InvalidInput,
+            Error::Interrupted => Kind::Interrupted,
+        }
+    }
+
+    /// What to do about it, where there is something to say.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Error::Gguf(error) => return error.hint(),
+            Error::PartName { .. } => "llama.cpp finds the other files by this name: rename them",
+            Error::Backend(BackendError::Missing { .. }) => {
+                "keep the folder `backends` and the libraries beside the executable when you move it"
+            }
+            Error::Backend(BackendError::Unusable { .. }) => {
+                "run with -vv to see what each library says"
+            }
+            Error::Load {
+                source: LoadError::Refused { .. },
+                ..
+            } => "run with -v to see llama.cpp's own log",
+            Error::Context(ContextError::Refused { .. }) | Error::ContextMemory { .. } => {
+                "choose a shorter context with -c"
+            }
+            Error::Template(TemplateError::Refused { .. }) => {
+                "the model's template decides which messages may follow one another"
+            }
+            Error::Template(TemplateError::Untraceable) => {
+                "write the message without special tokens, or use --chat-template chatml"
+            }
+            Error::Template(_) => {
+                "use another template with --chat-template-file, or --chat-template chatml"
+            }
+            Error::Generate(GenerateError::EmptyPrompt) => {
+                "give a text with -p, -f or on standard input"
+            }
+            Error::Generate(GenerateError::PromptTooLong { .. }) => {
+                "shorten it, or choose a longer context with -c (0 = the model's own length)"
+            }
+            Error::Generate(GenerateError::NotANumber { .. }) => {
+                "the file may be damaged: check it, or quantize the model again"
+            }
+            Error::NoTokenizer { .. } => {
+                "convert the model again with its tokenizer files in the same folder"
+            }
+            Error::NoChatTemplate { .. } => {
+                "use `yi run -p TEXT` for plain completion, or give a template: --chat-template chatml or --chat-template-file FILE"
+            }
+            Error::NotUtf8 { .. } => "convert it, for instance with `iconv -t UTF-8`",
+            Error::Usage { hint, .. } if !hint.is_empty() => hint,
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    /// Whether the reader of the output has gone, as in `yi … | head`: nothing to report.
+    #[must_use]
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Error::Write(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// A missing or unreadable file is not the same as a broken one.
+fn gguf_kind(error: &yi_gguf::Error) -> Kind {
+    match error {
+        yi_gguf::Error::At { source, .. } => gguf_kind(source),
+        yi_gguf::Error::Io { .. } | yi_gguf::Error::NotAFile => Kind::Io,
+        yi_gguf::Error::OutOfMemory { .. } => Kind::Memory,
+        _ => Kind::InvalidInput,
+    }
+}

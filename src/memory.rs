@@ -1,0 +1,118 @@
+//! How much memory a context takes, and how much there is.
+
+use std::fs;
+use std::path::Path;
+
+use yi_gguf::{Metadata, Value};
+
+/// Bytes of the key-value cache for `n_ctx` tokens in F16, from the file's own numbers; `None` for models
+/// that do not state them (recurrent ones keep a state of fixed size instead).
+#[must_use]
+pub fn kv_cache_bytes(metadata: &Metadata, n_ctx: u64) -> Option<u64> {
+    let architecture = metadata.str("general.architecture").ok()??;
+    let number = |name: &str| {
+        metadata
+            .unsigned(&format!("{architecture}.{name}"))
+            .ok()
+            .flatten()
+    };
+    let n_layers = number("block_count")?;
+    let n_heads = number("attention.head_count").filter(|&n| n > 0);
+    let head =
+        |name: &str| number(name).or_else(|| number("embedding_length")?.checked_div(n_heads?));
+    let (k, v) = (
+        head("attention.key_length")?,
+        head("attention.value_length")?,
+    );
+    // One number for all layers, or one for each.
+    let key = format!("{architecture}.attention.head_count_kv");
+    let n_kv_heads: u64 = match metadata.get(&key) {
+        None => n_heads?.checked_mul(n_layers)?,
+        Some(Value::Array(_)) => metadata
+            .u32s(&key)
+            .ok()??
+            .iter()
+            .map(|&n| u64::from(n))
+            .sum(),
+        Some(_) => metadata.unsigned(&key).ok()??.checked_mul(n_layers)?,
+    };
+    n_kv_heads
+        .checked_mul(k.checked_add(v)?)?
+        .checked_mul(2)?
+        .checked_mul(n_ctx)
+}
+
+/// Bytes of memory that this process can still get, as the kernel estimates it: free and reclaimable
+/// memory, less where a cgroup sets a limit. `None` where the system does not tell.
+#[must_use]
+pub fn available_bytes() -> Option<u64> {
+    available(Path::new("/"))
+}
+
+fn available(root: &Path) -> Option<u64> {
+    let meminfo = fs::read_to_string(root.join("proc/meminfo")).ok()?;
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    let number = |path: &str| {
+        fs::read_to_string(root.join(path))
+            .ok()?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    };
+    let cgroup = "sys/fs/cgroup";
+    // In a container the group's own files lie at the mount's root; v2 first, then v1. File pages that a
+    // group holds can be reclaimed, so only its limit counts here, not its usage.
+    let limit = number(&format!("{cgroup}/memory.max"))
+        .or_else(|| number(&format!("{cgroup}/memory/memory.limit_in_bytes")));
+    Some(kib.saturating_mul(1024).min(limit.unwrap_or(u64::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn yi_34b_cache_at_4096_tokens() {
+        let mut metadata = Metadata::new();
+        metadata
+            .insert("general.architecture", Value::String("llama".into()))
+            .unwrap();
+        for (key, value) in [
+            ("block_count", 60u32),
+            ("embedding_length", 7168),
+            ("attention.head_count", 56),
+            ("attention.head_count_kv", 8),
+        ] {
+            metadata
+                .insert(format!("llama.{key}"), Value::U32(value))
+                .unwrap();
+        }
+        // 60 layers, 8 heads of 128 numbers for keys and for values, 2 bytes each.
+        assert_eq!(
+            kv_cache_bytes(&metadata, 4096),
+            Some(60 * 8 * 256 * 2 * 4096)
+        );
+        assert_eq!(kv_cache_bytes(&metadata, u64::MAX), None);
+        assert_eq!(kv_cache_bytes(&Metadata::new(), 1), None);
+    }
+
+    #[test]
+    fn the_smaller_limit_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        assert_eq!(available(root.path()), None);
+        write("proc/meminfo", "MemTotal: 9 kB\nMemAvailable:    2048 kB\n");
+        assert_eq!(available(root.path()), Some(2 << 20));
+        write("sys/fs/cgroup/memory.max", "max\n");
+        assert_eq!(available(root.path()), Some(2 << 20));
+        write("sys/fs/cgroup/memory.max", "1048576\n");
+        assert_eq!(available(root.path()), Some(1 << 20));
+    }
+}

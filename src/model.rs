@@ -1,0 +1,290 @@
+//! A model file: validated in Rust first, then loaded by llama.cpp from the same open file.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use yi_gguf::{Gguf, Metadata, Value};
+
+use crate::engine::sample::SamplingParams;
+use crate::engine::template::ChatTemplate;
+use crate::engine::tokenize::Tokenizer;
+use crate::error::Error;
+use crate::llama::{self, Context, ContextParams, LoadParams, Model, Progress, Source, TokenId};
+use crate::memory;
+
+/// The default context: enough for a conversation, and small enough for any machine that holds the model.
+pub const DEFAULT_N_CTX: u32 = 4096;
+
+/// How much of a file must be right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// All that computing needs.
+    Model,
+    /// The metadata and the tokenizer: a file without tensors will do.
+    Vocabulary,
+}
+
+/// A valid model file, open. What was checked is what is loaded, whatever happens to the path meanwhile.
+#[derive(Debug)]
+pub struct ModelFile {
+    path: PathBuf,
+    /// Headers, in order; one unless the model is split over several files.
+    headers: Vec<Gguf>,
+    files: Vec<(PathBuf, File)>,
+}
+
+impl ModelFile {
+    /// Opens a model and checks it.
+    ///
+    /// # Errors
+    /// The first defect of the file, or of one of its parts.
+    pub fn open(path: &Path, check: Check) -> Result<Self, Error> {
+        let opened = Self::open_unchecked(path)?;
+        opened.check(check)?;
+        Ok(opened)
+    }
+
+    /// Opens a model whose header is valid, without asking whether llama.cpp could run it: for showing
+    /// what is wrong with it. Must be [checked](Self::check) before it is loaded.
+    ///
+    /// # Errors
+    /// When the file, or one of its parts, is not a GGUF file.
+    pub fn open_unchecked(path: &Path) -> Result<Self, Error> {
+        let (gguf, file) = Gguf::open(path)?;
+        let count = gguf
+            .metadata()
+            .unsigned("split.count")
+            .ok()
+            .flatten()
+            .unwrap_or(0);
+        let number = gguf
+            .metadata()
+            .unsigned("split.no")
+            .ok()
+            .flatten()
+            .unwrap_or(0);
+        let mut headers = vec![gguf];
+        let mut files = vec![(path.to_owned(), file)];
+        if number == 0 && (2..=u64::from(u16::MAX)).contains(&count) {
+            for part in 1..count {
+                let part_path = part_path(path, part, count)?;
+                let (gguf, file) = Gguf::open(&part_path)?;
+                headers.push(gguf);
+                files.push((part_path, file));
+            }
+        }
+        Ok(ModelFile {
+            path: path.to_owned(),
+            headers,
+            files,
+        })
+    }
+
+    /// Checks what the file means to llama.cpp.
+    ///
+    /// # Errors
+    /// The first defect.
+    pub fn check(&self, check: Check) -> Result<(), Error> {
+        let checked = match (check, self.headers.as_slice()) {
+            (Check::Vocabulary, _) => yi_gguf::check_metadata(self.metadata()).map(drop),
+            (Check::Model, [single]) => yi_gguf::check_model(single),
+            (Check::Model, parts) => yi_gguf::check_split_model(parts),
+        };
+        checked.map_err(|error| error.at(&self.path).into())
+    }
+
+    /// The path as it was given.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The headers of all parts, in order.
+    #[must_use]
+    pub fn headers(&self) -> &[Gguf] {
+        &self.headers
+    }
+
+    /// The metadata, which is in the first part.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        self.headers[0].metadata()
+    }
+
+    /// The model's own name, or the file's.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let stem = || {
+            self.path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned()
+        };
+        self.metadata()
+            .str("general.name")
+            .ok()
+            .flatten()
+            .map_or_else(stem, str::to_owned)
+    }
+
+    /// Has llama.cpp load the model.
+    ///
+    /// # Errors
+    /// When the backend does not start or llama.cpp refuses the file.
+    pub fn load(
+        &self,
+        params: &LoadParams,
+        progress: &mut Progress<'_>,
+    ) -> Result<Arc<Model>, Error> {
+        let backend = llama::backend()?;
+        let source = match self.files.as_slice() {
+            [(path, file)] => Source::File {
+                file,
+                path: path.clone(),
+            },
+            parts => Source::Parts(parts),
+        };
+        let model =
+            Model::load(backend, &source, params, progress).map_err(|source| Error::Load {
+                path: self.path.clone(),
+                source,
+            })?;
+        Ok(Arc::new(model))
+    }
+
+    /// A tokenizer over the loaded model, which stops on every end token that the file names.
+    ///
+    /// # Errors
+    /// When the file has no tokenizer.
+    pub fn tokenizer(&self, model: Arc<Model>) -> Result<Tokenizer, Error> {
+        if !yi_gguf::has_vocabulary(self.metadata()) {
+            return Err(Error::NoTokenizer {
+                path: self.path.clone(),
+            });
+        }
+        Ok(Tokenizer::new(model, &self.end_tokens()))
+    }
+
+    fn end_tokens(&self) -> Vec<TokenId> {
+        let id = |name: &str| {
+            let id = self
+                .metadata()
+                .unsigned(&format!("tokenizer.ggml.{name}_token_id"))
+                .ok()??;
+            TokenId::try_from(id).ok()
+        };
+        ["eos", "eot", "eom"].into_iter().filter_map(id).collect()
+    }
+
+    /// The file's chat template, or the one given instead.
+    ///
+    /// # Errors
+    /// When there is none, or it is no valid template.
+    pub fn chat_template(
+        &self,
+        tokenizer: &Tokenizer,
+        instead: Option<&str>,
+    ) -> Result<ChatTemplate, Error> {
+        let own = self.metadata().str("tokenizer.chat_template")?;
+        let source = instead.or(own).ok_or_else(|| Error::NoChatTemplate {
+            path: self.path.clone(),
+        })?;
+        let text = |id: Option<TokenId>| {
+            id.map_or_else(String::new, |id| tokenizer.model().token_text(id))
+        };
+        let (bos, eos) = (text(tokenizer.model().bos()), text(tokenizer.model().eos()));
+        Ok(ChatTemplate::new(
+            source,
+            &bos,
+            &eos,
+            tokenizer.special_texts().map(str::to_owned),
+        )?)
+    }
+
+    /// How the file recommends to sample.
+    ///
+    /// # Errors
+    /// When a key has the wrong type or an impossible value.
+    pub fn sampling(&self) -> Result<SamplingParams, Error> {
+        let params =
+            SamplingParams::from_metadata(self.metadata()).map_err(|error| error.at(&self.path))?;
+        Ok(params)
+    }
+
+    /// The length of the context that is meant: `None` gives the default, at most what the model was
+    /// trained with; 0 gives just that.
+    #[must_use]
+    pub fn resolve_n_ctx(&self, model: &Model, asked: Option<u32>) -> u32 {
+        let trained = u32::try_from(model.n_ctx_train()).unwrap_or(u32::MAX);
+        match asked {
+            None => DEFAULT_N_CTX.min(trained).max(1),
+            Some(0) => trained.max(1),
+            Some(n) => n,
+        }
+    }
+
+    /// Makes a context, after a look at the memory it needs.
+    ///
+    /// # Errors
+    /// When it does not fit, or llama.cpp refuses.
+    pub fn context(
+        &self,
+        model: Arc<Model>,
+        params: &ContextParams,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Context, Error> {
+        let needed = memory::kv_cache_bytes(self.metadata(), u64::from(params.n_ctx));
+        if let (Some(needed), Some(available)) = (needed, memory::available_bytes())
+            && needed > available
+        {
+            return Err(Error::ContextMemory {
+                n_ctx: params.n_ctx.into(),
+                needed,
+                available,
+            });
+        }
+        Ok(Context::new(model, params, stop)?)
+    }
+
+    /// Metadata of the first part, in the file's order.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.metadata().iter()
+    }
+}
+
+/// `model-00001-of-00003.gguf` gives the names of the other parts, as in llama.cpp.
+fn part_path(first: &Path, part: u64, count: u64) -> Result<PathBuf, Error> {
+    let wrong = || Error::PartName {
+        path: first.to_owned(),
+        count,
+    };
+    let name = first
+        .file_name()
+        .and_then(|name| name.to_str())
+        .ok_or_else(wrong)?;
+    let prefix = name
+        .strip_suffix(&format!("-00001-of-{count:05}.gguf"))
+        .ok_or_else(wrong)?;
+    Ok(first.with_file_name(format!("{prefix}-{:05}-of-{count:05}.gguf", part + 1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_named_as_llama_cpp_names_them() {
+        let path = part_path(Path::new("/m/yi-00001-of-00012.gguf"), 11, 12).unwrap();
+        assert_eq!(path, Path::new("/m/yi-00012-of-00012.gguf"));
+        for wrong in [
+            "/m/yi.gguf",
+            "/m/yi-00002-of-00012.gguf",
+            "/m/yi-00001-of-00011.gguf",
+        ] {
+            assert!(part_path(Path::new(wrong), 1, 12).is_err(), "{wrong}");
+        }
+    }
+}
