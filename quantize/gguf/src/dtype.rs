@@ -106,6 +106,13 @@ impl DType {
         (n_cols / self.block_len()).checked_mul(self.block_bytes())
     }
 
+    /// Whether ggml can multiply with a matrix of this type: `type_traits_cpu` in `ggml-cpu.c` has
+    /// no dot product for the others, and calls it unchecked.
+    pub(crate) const fn is_matrix_type(self) -> bool {
+        use DType::*;
+        !matches!(self, Q8_1 | Q8_K | I8 | I16 | I32 | I64 | F64)
+    }
+
     /// The name of a type that ggml once had and no longer reads; None for any other id.
     pub const fn removed_name(id: u32) -> Option<&'static str> {
         match id {

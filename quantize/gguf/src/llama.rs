@@ -60,24 +60,6 @@ impl Shape {
             }
             None => n_embd / n_head,
         };
-        // Without the keys, values get n_embd / n_head, which need not be the keys' length.
-        let value_len = numbers.u32("attention.value_length")?;
-        for (name, found) in [
-            (
-                "attention.value_length",
-                Some(value_len.unwrap_or(n_embd / n_head)),
-            ),
-            ("rope.dimension_count", numbers.u32("rope.dimension_count")?),
-        ] {
-            if found.is_some_and(|found| found != head_len) {
-                return Err(ModelError::HeadLength {
-                    key: numbers.key(name),
-                    found: found.unwrap_or(0),
-                    expected: head_len,
-                }
-                .into());
-            }
-        }
         if head_len % 2 != 0 {
             return Err(ModelError::OddHeadLength { found: head_len }.into());
         }
@@ -147,7 +129,7 @@ fn check_above_zero(numbers: &Numbers, name: &str, required: bool) -> Result<(),
 }
 
 /// Checks that exactly the right tensors are there, with the right shapes and types that ggml can
-/// compute with. `n_vocab` is the number of tokens; 0 if there is no vocabulary.
+/// compute with. `n_vocab` is the number of tokens.
 pub(crate) fn check_tensors<'a>(
     shape: &Shape,
     n_vocab: u64,
@@ -192,7 +174,7 @@ enum Use {
 impl Check<'_, '_> {
     fn outside_layers(&mut self, shape: &Shape, n_vocab: u64) -> Result<(), Error> {
         let embd = self.must("token_embd.weight")?;
-        if n_vocab > 0 && embd.dim(1) != n_vocab {
+        if embd.dim(1) != n_vocab {
             return Err(ModelError::VocabularySize {
                 tensor: shown(embd.name()),
                 rows: embd.dim(1),
@@ -200,7 +182,6 @@ impl Check<'_, '_> {
             }
             .into());
         }
-        let n_vocab = embd.dim(1);
         self.required("token_embd.weight", &[shape.n_embd, n_vocab], Use::Matrix)?;
         self.required("output_norm.weight", &[shape.n_embd], Use::Vector)?;
         if self.optional("output.weight", &[shape.n_embd, n_vocab], Use::Matrix)?
@@ -323,7 +304,7 @@ impl Check<'_, '_> {
             .into());
         }
         let (fits, expected) = match usage {
-            Use::Matrix => (is_matrix_type(tensor.dtype()), "a type for matrices"),
+            Use::Matrix => (tensor.dtype().is_matrix_type(), "a type for matrices"),
             Use::Vector => (tensor.dtype() == DType::F32, "F32"),
         };
         if !fits {
@@ -337,11 +318,4 @@ impl Check<'_, '_> {
         self.used.insert(tensor.name());
         Ok(true)
     }
-}
-
-/// Whether ggml can multiply with a matrix of this type: `type_traits_cpu` in `ggml-cpu.c` has no
-/// dot product for the others, and calls it unchecked.
-fn is_matrix_type(dtype: DType) -> bool {
-    use DType::*;
-    !matches!(dtype, Q8_1 | Q8_K | I8 | I16 | I32 | I64 | F64)
 }

@@ -6,11 +6,12 @@
 
 use std::collections::HashMap;
 
+use crate::dtype::DType;
 use crate::error::{Error, shown};
 use crate::gguf::Gguf;
 use crate::layout::TensorInfo;
 use crate::model_error::ModelError;
-use crate::names::ARCHITECTURES;
+use crate::names::{ARCHITECTURES, ONE_HEAD_LENGTH, WHOLE_HEAD_ROTATED, WINDOWED};
 use crate::value::{Array, Metadata, Value};
 use crate::{keys, llama, vocab};
 
@@ -123,6 +124,7 @@ pub fn check_metadata(metadata: &Metadata) -> Result<&str, Error> {
     if architecture == "llama" {
         llama::Shape::new(&numbers)?;
     }
+    check_heads(&numbers)?;
     vocab::check(metadata)?;
     Ok(architecture)
 }
@@ -286,6 +288,40 @@ fn check_experts(numbers: &Numbers) -> Result<(), Error> {
     Ok(())
 }
 
+/// The lengths of heads that most architectures assert to be equal when they build a graph.
+fn check_heads(numbers: &Numbers) -> Result<(), Error> {
+    let n_heads = numbers.per_layer("attention.head_count")?;
+    let swa_name = |name: &str| format!("attention.{name}_length_swa");
+    // A model without heads in its first layer is measured by other numbers, and so may be one
+    // with a sliding window.
+    let is_of = |architectures: &[&str]| architectures.binary_search(&numbers.architecture).is_ok();
+    let has_window_lengths = numbers.u32(&swa_name("key"))?.is_some()
+        || numbers.u32(&swa_name("value"))?.is_some()
+        || numbers.u32("rope.dimension_count_swa")?.is_some();
+    let n_head = n_heads.map_or(0, |values| values[0]);
+    if n_head == 0 || has_window_lengths && is_of(WINDOWED) {
+        return Ok(());
+    }
+    let by_heads = numbers.required("embedding_length")? / n_head;
+    let key_len = numbers.u32("attention.key_length")?.unwrap_or(by_heads);
+    let value_len = numbers.u32("attention.value_length")?.unwrap_or(by_heads);
+    let n_rotated = numbers.u32("rope.dimension_count")?.unwrap_or(key_len);
+    for (architectures, name, found) in [
+        (ONE_HEAD_LENGTH, "attention.value_length", value_len),
+        (WHOLE_HEAD_ROTATED, "rope.dimension_count", n_rotated),
+    ] {
+        if found != key_len && is_of(architectures) {
+            return Err(ModelError::HeadLength {
+                key: numbers.key(name),
+                found,
+                expected: key_len,
+            }
+            .into());
+        }
+    }
+    Ok(())
+}
+
 /// Numbers that ggml asserts or divides with. For the `llama` architecture some must be above 0:
 /// see [`llama::Shape`].
 fn check_floats(numbers: &Numbers) -> Result<(), Error> {
@@ -391,10 +427,12 @@ fn check_tensors(parts: &[Gguf], architecture: &str) -> Result<(), Error> {
         let ordered = parts.iter().flat_map(Gguf::tensors);
         return llama::check_tensors(&llama::Shape::new(&numbers)?, n_vocab, &tensors, ordered);
     }
+    for tensor in parts.iter().flat_map(Gguf::tensors) {
+        check_dtype(tensor)?;
+    }
     // Draft models state their target's vocabulary; every other one has a row for each token.
     if let Some(tensor) = tensors.get("token_embd.weight")
         && !matches!(architecture, "eagle3" | "dflash")
-        && n_vocab > 0
         && tensor.dim(1) != n_vocab
     {
         return Err(ModelError::VocabularySize {
@@ -405,6 +443,27 @@ fn check_tensors(parts: &[Gguf], architecture: &str) -> Result<(), Error> {
         .into());
     }
     Ok(())
+}
+
+/// The types that ggml can compute with, whatever the architecture: norms and biases are used
+/// element by element, which it does in F32 only; integers are tables of ids.
+fn check_dtype(tensor: &TensorInfo) -> Result<(), Error> {
+    let (name, dtype) = (tensor.name(), tensor.dtype());
+    let is_id_table = name.contains("tid2eid") || name.contains("d2t");
+    let is_vector = name.ends_with("norm.weight") || name.ends_with(".bias");
+    let expected = if is_vector && dtype != DType::F32 {
+        "F32"
+    } else if !is_id_table && !dtype.is_matrix_type() {
+        "a type for matrices"
+    } else {
+        return Ok(());
+    };
+    Err(ModelError::WrongDType {
+        tensor: shown(name),
+        found: dtype,
+        expected,
+    }
+    .into())
 }
 
 /// llama.cpp asserts that the first tensor of each buffer that it maps is aligned, and which

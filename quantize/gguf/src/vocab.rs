@@ -56,7 +56,7 @@ pub(crate) fn is_none(model: &str) -> bool {
     family(model) == Some(Family::None)
 }
 
-/// Number of tokens; 0 if the file does not say.
+/// Number of tokens that llama.cpp makes: 0 if the file has no list and does not say.
 pub(crate) fn n_tokens(metadata: &Metadata) -> Result<u64, Error> {
     if has_list(metadata)? {
         return Ok(metadata.strings(TOKENS_KEY)?.map_or(0, <[_]>::len) as u64);

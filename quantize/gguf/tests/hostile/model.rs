@@ -223,6 +223,8 @@ fn kv_heads_that_do_not_divide_the_heads() {
 
 #[test]
 fn a_rotary_embedding_of_part_of_the_head() {
+    let model = Model::qwen2().with("qwen2.rope.dimension_count", 8u32);
+    refuses_model!(model, ModelError::HeadLength { .. });
     let model = Model::llama().with("llama.rope.dimension_count", 8u32);
     refuses_model!(
         model,
@@ -411,6 +413,21 @@ fn a_matrix_in_a_type_that_ggml_cannot_multiply() {
         let model = Model::llama().with_tensor("blk.0.attn_q.weight", &[N_EMBD, N_EMBD], dtype);
         refuses_model!(model, ModelError::WrongDType { .. });
     }
+}
+
+#[test]
+fn types_that_no_architecture_computes_with() {
+    let dims = [N_EMBD, N_EMBD];
+    let model = Model::qwen2().with_tensor("blk.0.attn_q.weight", &dims, DType::I32);
+    refuses_model!(model, ModelError::WrongDType { .. });
+    let model = Model::qwen2().with_tensor("blk.1.attn_q.bias", &[N_EMBD], DType::BF16);
+    refuses_model!(
+        model,
+        ModelError::WrongDType {
+            expected: "F32",
+            ..
+        }
+    );
 }
 
 #[test]

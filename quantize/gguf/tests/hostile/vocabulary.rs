@@ -55,6 +55,15 @@ fn a_file_without_a_vocabulary_passes() {
     let model = Model::llama()
         .with("tokenizer.ggml.model", "none")
         .without("tokenizer.ggml.tokens");
+    refuses_model!(
+        model,
+        ModelError::VocabularySize {
+            rows: 261,
+            n_tokens: 0,
+            ..
+        }
+    );
+    let model = model.with("llama.vocab_size", 261u32);
     model.check().unwrap();
     assert!(!has_vocabulary(model.gguf().metadata()));
     assert!(has_vocabulary(Model::llama().gguf().metadata()));
