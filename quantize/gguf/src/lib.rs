@@ -38,5 +38,6 @@ pub use model::{
     MAX_EXPERTS, MAX_LAYERS, check_metadata, check_model, check_split_model, has_vocabulary,
 };
 pub use model_error::ModelError;
+pub use names::ARCHITECTURES;
 pub use value::{Array, MAX_KEY_BYTES, MAX_KEYS, MAX_STRINGS, Metadata, Scalar, Value, ValueType};
 pub use vocab::MAX_TOKEN_BYTES;

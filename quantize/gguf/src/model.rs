@@ -121,6 +121,7 @@ pub fn check_metadata(metadata: &Metadata) -> Result<&str, Error> {
     check_layers(&numbers)?;
     check_experts(&numbers)?;
     check_floats(&numbers)?;
+    check_sections(&numbers)?;
     if architecture == "llama" {
         llama::Shape::new(&numbers)?;
     }
@@ -262,6 +263,12 @@ fn check_experts(numbers: &Numbers) -> Result<(), Error> {
         }
         .into());
     }
+    if n_experts == 0 && EXPERTS_ASSERTED.contains(&numbers.architecture) {
+        return Err(ModelError::ZeroValue {
+            key: numbers.key("expert_count"),
+        }
+        .into());
+    }
     if n_experts > 0 && most_used == 0 {
         return Err(ModelError::ZeroValue {
             key: numbers.key("expert_used_count"),
@@ -286,6 +293,49 @@ fn check_experts(numbers: &Numbers) -> Result<(), Error> {
         .into());
     }
     Ok(())
+}
+
+/// Architectures that assert that there are experts; the others with experts throw, or can be
+/// without.
+const EXPERTS_ASSERTED: &[&str] = &[
+    "bailingmoe2",
+    "grovemoe",
+    "lfm2moe",
+    "llada-moe",
+    "smallthinker",
+];
+/// Architectures whose rotary embedding is in sections, of which ggml asserts that one is not
+/// empty.
+const SECTIONS_ASSERTED: &[&str] = &[
+    "paddleocr",
+    "qwen2vl",
+    "qwen35",
+    "qwen35moe",
+    "qwen3vl",
+    "qwen3vlmoe",
+    "qwen4exp",
+];
+
+fn check_sections(numbers: &Numbers) -> Result<(), Error> {
+    if !SECTIONS_ASSERTED.contains(&numbers.architecture) {
+        return Ok(());
+    }
+    let key = numbers.key("rope.dimension_sections");
+    let is_one = match numbers.metadata.get(&key) {
+        None => return Err(missing(&key)),
+        Some(Value::I32(section)) => *section > 0,
+        Some(Value::Array(Array::I32(sections))) => sections.iter().take(3).any(|&x| x > 0),
+        Some(Value::Array(Array::U32(sections))) => sections
+            .iter()
+            .take(3)
+            .any(|&x| i32::try_from(x).is_ok_and(|x| x > 0)),
+        Some(Value::Array(Array::Bool(sections))) => sections.iter().take(3).any(|&x| x),
+        Some(_) => true, // another type has been refused
+    };
+    match is_one {
+        true => Ok(()),
+        false => Err(ModelError::ZeroValue { key }.into()),
+    }
 }
 
 /// The lengths of heads that most architectures assert to be equal when they build a graph.

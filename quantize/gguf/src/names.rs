@@ -1,8 +1,8 @@
 //! The architectures and pre-tokenizers that llama.cpp knows by name, as llama-cpp-sys-2 0.1.160
 //! carries it. It refuses every other name.
 
-/// `LLM_ARCH_NAMES` in `llama-arch.cpp`, sorted, without those that have no loader.
-pub(crate) const ARCHITECTURES: &[&str] = &[
+/// The architectures that llama.cpp can load: `LLM_ARCH_NAMES` in `llama-arch.cpp`, sorted, without those that have no loader.
+pub const ARCHITECTURES: &[&str] = &[
     "afmoe",
     "apertus",
     "arcee",

@@ -99,6 +99,7 @@ pub(crate) fn check(metadata: &Metadata) -> Result<(), Error> {
     match family {
         Family::Spm => check_spm_bytes(tokens)?,
         Family::Rwkv => check_rwkv_bytes(tokens)?,
+        Family::Plamo2 => check_plamo2_bytes(metadata, tokens)?,
         _ => {}
     }
     check_special(metadata, family, pre, tokens.len())
@@ -317,6 +318,21 @@ fn check_rwkv_bytes(tokens: &[String]) -> Result<(), Error> {
         }
     }
     check_bytes((0..=255).filter(|&byte| first[usize::from(byte)] && !alone[usize::from(byte)]))
+}
+
+/// Every byte has a token of type byte, and token 0 is none of them.
+fn check_plamo2_bytes(metadata: &Metadata, tokens: &[String]) -> Result<(), Error> {
+    let types = metadata.i32s(TYPES_KEY)?.unwrap_or_default();
+    let mut found = [false; 256];
+    for (token, &token_type) in tokens.iter().zip(types).skip(1) {
+        if token_type != TYPE_BYTE {
+            continue;
+        }
+        if let Some(byte) = byte_of(token) {
+            found[usize::from(byte)] = true;
+        }
+    }
+    check_bytes((0..=255).filter(|&byte| !found[usize::from(byte)]))
 }
 
 fn check_bytes(mut missing: impl Iterator<Item = u8>) -> Result<(), Error> {

@@ -340,6 +340,27 @@ fn experts_that_do_not_fit_together() {
 }
 
 #[test]
+fn other_architectures_get_the_checks_of_their_assertions() {
+    let renamed = |name: &str| {
+        let mut model = Model::qwen2().with("general.architecture", name);
+        for (key, _) in &mut model.keys {
+            if let Some(rest) = key.strip_prefix("qwen2.") {
+                *key = format!("{name}.{rest}");
+            }
+        }
+        model
+    };
+    let model = renamed("smallthinker");
+    refuses_model!(model, ModelError::ZeroValue { key } if key == "smallthinker.expert_count");
+    let model = renamed("paddleocr");
+    refuses!(model.check(), Error::MissingKey { .. });
+    let model = model.with("paddleocr.rope.dimension_sections", vec![0i32, 0, 0, 8]);
+    refuses_model!(model, ModelError::ZeroValue { .. });
+    let model = model.with("paddleocr.rope.dimension_sections", vec![8i32, 0, 0, 0]);
+    model.check().unwrap();
+}
+
+#[test]
 fn no_tensors() {
     let mut model = Model::llama();
     model.tensors.clear();

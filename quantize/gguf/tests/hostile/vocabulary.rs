@@ -308,3 +308,17 @@ fn an_rwkv_vocabulary_that_would_loop_for_ever() {
     refuses_model!(model, ModelError::MissingByteTokens { byte: b'\n', .. });
     with_tokens("rwkv", &[r"\x0a", "a", "ab"]).check().unwrap();
 }
+
+#[test]
+fn a_plamo2_vocabulary_without_all_bytes() {
+    let model = Model::qwen2().with("tokenizer.ggml.model", "plamo2");
+    model.check().unwrap();
+    let model = model.without("tokenizer.ggml.token_type");
+    refuses_model!(
+        model,
+        ModelError::MissingByteTokens {
+            byte: 0,
+            n_missing: 256
+        }
+    );
+}
