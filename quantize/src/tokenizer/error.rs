@@ -195,6 +195,10 @@ pub enum TokenizerError {
         token: String,
         first: usize,
     },
+    #[error(
+        "metadata: general.name is {name:?}, and llama.cpp strips the spaces after special tokens from every model with {part:?} in its name"
+    )]
+    NameStripsSpaces { name: String, part: &'static str },
     #[error("metadata: the byte token {token} is missing")]
     GgufMissingByteToken { token: String },
 
@@ -244,6 +248,7 @@ impl TokenizerError {
             E::DuplicateId { .. } | E::Hole { .. } | E::DuplicateToken { .. } => {
                 "the tokenizer files disagree: take all of them from one revision of the checkpoint"
             }
+            E::NameStripsSpaces { .. } => "give the model another name",
             E::MoreTokensThanRows { .. } => {
                 "the tokenizer belongs to another model, or its added tokens were never trained"
             }

@@ -155,6 +155,14 @@ impl SpmTokenizer {
                 expected: "llama",
             });
         }
+        let name = metadata.str("general.name")?.unwrap_or_default();
+        let lower = name.to_ascii_lowercase();
+        if let Some(part) = ["phi-3", "phi3"].into_iter().find(|p| lower.contains(p)) {
+            return Err(TokenizerError::NameStripsSpaces {
+                name: name.to_owned(),
+                part,
+            });
+        }
         let tokens = metadata.strings(TOKENS)?.ok_or(missing(TOKENS))?;
         let length = |key, found| match found == tokens.len() {
             true => Ok(()),

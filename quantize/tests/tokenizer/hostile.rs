@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use yi_gguf::Metadata;
@@ -662,7 +663,49 @@ fn gguf_vocabularies_that_llama_cpp_aborts_on() {
     let error = SpmTokenizer::from_gguf(&Metadata::new()).unwrap_err();
     assert!(matches!(error, E::MissingKey { .. }), "{error}");
     let mut metadata = Metadata::new();
+    metadata.insert("general.name", "My Phi-3 Llama").unwrap();
+    golden.write_metadata(&mut metadata).unwrap();
+    let error = SpmTokenizer::from_gguf(&metadata).unwrap_err();
+    assert!(matches!(error, E::NameStripsSpaces { .. }), "{error}");
+    let mut metadata = Metadata::new();
     metadata.insert("tokenizer.ggml.model", "gpt2").unwrap();
     let error = SpmTokenizer::from_gguf(&metadata).unwrap_err();
     assert!(matches!(error, E::UnexpectedValue { .. }), "{error}");
+}
+
+// anything at all
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn any_damage_is_an_error_or_a_working_tokenizer(
+        name in prop::sample::select(vec!["tokenizer.model", "tokenizer.json", "tokenizer_config.json"]),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+    ) {
+        let dir = match name {
+            "tokenizer.json" => with_json(|_| {}),
+            _ => copy_golden(),
+        };
+        let file = dir.path().join(name);
+        let mut bytes = std::fs::read(&file).unwrap();
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Some(end) = cut {
+            bytes.truncate(end.index(bytes.len()));
+        }
+        std::fs::write(&file, bytes).unwrap();
+        match SourceTokenizer::load(dir.path()) {
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+            Ok(source) => {
+                let mut metadata = Metadata::new();
+                source.vocabulary().write_metadata(&mut metadata).unwrap();
+                let _ = self_test(&source, &metadata); // an error is an answer too
+                source.encode_with_special("你好 <|im_end|> x").unwrap();
+            }
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use util::{Edit, GOLDEN, VARIANTS, copy_golden, edit_model, golden_json, tokenizer_json};
+use util::{DEMO, Edit, GOLDEN, VARIANTS, copy_golden, edit_model, golden_json, tokenizer_json};
 use yi_gguf::Metadata;
 use yi_quantize::tokenizer::{
     GenerationConfig, SourceTokenizer, SpmTokenizer, TokenType, TokenizerError, self_test,
@@ -21,15 +21,31 @@ fn metadata_of(source: &SourceTokenizer) -> Metadata {
 
 type Cases = Vec<(String, Vec<u32>)>;
 
-/// A golden file's plain texts and texts with special tokens, each with its ids. For a variant,
-/// the file with all of them is read; `YI_TOKENIZATION_VARIANTS` names a larger one.
-fn golden_cases(variant: Option<&str>) -> (Cases, Cases) {
-    let file = match variant {
-        None => format!("{GOLDEN}/tokenization.json"),
-        Some(_) => std::env::var("YI_TOKENIZATION_VARIANTS").unwrap_or(VARIANTS.to_owned()),
+/// Where the golden ids are.
+#[derive(Clone, Copy)]
+enum Golden {
+    /// Those of the 8-layer model.
+    Yi,
+    /// Those of the demo model.
+    Demo,
+    /// A variant of the 8-layer model; `YI_TOKENIZATION_VARIANTS` names a larger file.
+    Variant(&'static str),
+}
+
+/// Plain texts and texts with special tokens, each with its ids.
+fn golden_cases(which: Golden) -> (Cases, Cases) {
+    let file = match which {
+        Golden::Yi => format!("{GOLDEN}/tokenization.json"),
+        Golden::Demo => format!("{DEMO}-tokenization.json"),
+        Golden::Variant(_) => {
+            std::env::var("YI_TOKENIZATION_VARIANTS").unwrap_or(VARIANTS.to_owned())
+        }
     };
     let golden: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
-    let golden = variant.map_or(&golden, |variant| &golden[variant]);
+    let golden = match which {
+        Golden::Variant(variant) => &golden[variant],
+        _ => &golden,
+    };
     let cases = |list: &str| {
         let cases = golden[list].as_array().unwrap().iter().map(|case| {
             let ids = case["ids"].as_array().unwrap().iter();
@@ -42,9 +58,9 @@ fn golden_cases(variant: Option<&str>) -> (Cases, Cases) {
 }
 
 /// Checks a folder's tokenizer against golden ids.
-fn assert_source(dir: &Path, variant: Option<&str>) -> SourceTokenizer {
+fn assert_source(dir: &Path, golden: Golden) -> SourceTokenizer {
     let source = SourceTokenizer::load(dir).unwrap();
-    let (plain, special) = golden_cases(variant);
+    let (plain, special) = golden_cases(golden);
     for (text, ids) in plain {
         assert_eq!(source.encode(&text).unwrap(), ids, "{text:?}");
     }
@@ -55,11 +71,11 @@ fn assert_source(dir: &Path, variant: Option<&str>) -> SourceTokenizer {
 }
 
 /// Checks a folder's tokenizer, and the GGUF metadata made of it, against golden ids.
-fn assert_golden(dir: &Path, variant: Option<&str>) -> SourceTokenizer {
-    let source = assert_source(dir, variant);
+fn assert_golden(dir: &Path, golden: Golden) -> SourceTokenizer {
+    let source = assert_source(dir, golden);
     let metadata = metadata_of(&source);
     let spm = SpmTokenizer::from_gguf(&metadata).unwrap();
-    let (plain, special) = golden_cases(variant);
+    let (plain, special) = golden_cases(golden);
     for (text, ids) in plain {
         assert_eq!(spm.encode(&text, false), ids, "GGUF: {text:?}");
     }
@@ -78,7 +94,7 @@ fn self_test_error(source: &SourceTokenizer) -> String {
 #[test]
 fn golden_ids_from_tokenizer_model() {
     let dir = Path::new(GOLDEN).join("yi-8layer");
-    let source = assert_golden(&dir, None);
+    let source = assert_golden(&dir, Golden::Yi);
     let vocabulary = source.vocabulary();
     assert_eq!(vocabulary.tokens.len(), 4096);
     assert!(!vocabulary.add_space_prefix && !vocabulary.remove_extra_whitespaces);
@@ -111,7 +127,7 @@ fn golden_ids_from_tokenizer_json_alone() {
         std::fs::remove_file(dir.path().join("tokenizer.model")).unwrap();
         let json = tokenizer_json(&Path::new(GOLDEN).join("yi-8layer"), form);
         std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
-        let source = assert_golden(dir.path(), None);
+        let source = assert_golden(dir.path(), Golden::Yi);
         let from_model = SourceTokenizer::load(&Path::new(GOLDEN).join("yi-8layer")).unwrap();
         let (json, model) = (source.vocabulary(), from_model.vocabulary());
         assert!(json.tokens == model.tokens);
@@ -125,17 +141,46 @@ fn golden_ids_from_tokenizer_json_alone() {
 }
 
 #[test]
+fn demo_ids_from_either_file() {
+    // its tokenizer.json comes from a converter of its own, scripts/demo_model/tokenizer.py
+    if !Path::new(DEMO).is_dir() {
+        eprintln!("skipped: {DEMO} is not there (scripts/train_demo_model.py makes it)");
+        return;
+    }
+    let whole = assert_golden(Path::new(DEMO), Golden::Demo);
+    let both = ["tokenizer.model", "tokenizer.json"];
+    for left_out in both {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [
+            "config.json",
+            "generation_config.json",
+            "tokenizer_config.json",
+        ] {
+            std::fs::copy(Path::new(DEMO).join(name), dir.path().join(name)).unwrap();
+        }
+        for name in both.into_iter().filter(|&name| name != left_out) {
+            std::fs::copy(Path::new(DEMO).join(name), dir.path().join(name)).unwrap();
+        }
+        let source = assert_golden(dir.path(), Golden::Demo);
+        assert!(
+            source.vocabulary() == whole.vocabulary(),
+            "without {left_out}"
+        );
+    }
+}
+
+#[test]
 fn golden_ids_with_a_dummy_prefix() {
     let dir = copy_golden();
     edit_model(dir.path(), &[Edit::AddDummyPrefix(true)]);
-    let source = assert_golden(dir.path(), Some("dummy_prefix"));
+    let source = assert_golden(dir.path(), Golden::Variant("dummy_prefix"));
     assert!(source.vocabulary().add_space_prefix);
 
     for form in ["replace-prefix", "metaspace-prefix"] {
         std::fs::remove_file(dir.path().join("tokenizer.model")).ok();
         let json = tokenizer_json(&Path::new(GOLDEN).join("yi-8layer"), form);
         std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
-        let source = assert_golden(dir.path(), Some("dummy_prefix"));
+        let source = assert_golden(dir.path(), Golden::Variant("dummy_prefix"));
         assert!(source.vocabulary().add_space_prefix);
     }
 }
@@ -143,18 +188,18 @@ fn golden_ids_with_a_dummy_prefix() {
 #[test]
 fn golden_ids_on_random_texts() {
     let dir = copy_golden();
-    assert_golden(dir.path(), Some("plain"));
+    assert_golden(dir.path(), Golden::Variant("plain"));
     let json = tokenizer_json(dir.path(), "replace");
     std::fs::remove_file(dir.path().join("tokenizer.model")).unwrap();
     std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
-    assert_golden(dir.path(), Some("plain"));
+    assert_golden(dir.path(), Golden::Variant("plain"));
 }
 
 #[test]
 fn golden_ids_with_user_defined_symbols() {
     let dir = copy_golden();
     util::define(dir.path(), &["<tool>", "<to", "ing", "的人", "é"]);
-    assert_golden(dir.path(), Some("user_defined"));
+    assert_golden(dir.path(), Golden::Variant("user_defined"));
 }
 
 #[test]
@@ -164,7 +209,7 @@ fn golden_ids_with_user_defined_runs_of_spaces() {
     let runs: Vec<String> = (2..9).map(|n| "▁".repeat(n)).collect();
     let runs: Vec<&str> = runs.iter().map(String::as_str).collect();
     util::define(dir.path(), &runs);
-    assert_golden(dir.path(), Some("user_defined_runs"));
+    assert_golden(dir.path(), Golden::Variant("user_defined_runs"));
 }
 
 // What llama.cpp cannot reproduce: ours agrees with SentencePiece, and the self-test refuses.
@@ -177,7 +222,7 @@ fn removed_whitespace_is_read_and_refused_by_name() {
         Edit::RemoveExtraWhitespaces(true),
     ];
     edit_model(dir.path(), &edits);
-    let source = assert_source(dir.path(), Some("remove_extra_whitespaces"));
+    let source = assert_source(dir.path(), Golden::Variant("remove_extra_whitespaces"));
     let error = self_test_error(&source);
     assert!(
         error.contains("remove_extra_whitespaces is true"),
@@ -189,7 +234,7 @@ fn removed_whitespace_is_read_and_refused_by_name() {
 fn user_defined_runs_of_spaces_that_cannot_grow_are_refused() {
     let dir = copy_golden();
     util::define(dir.path(), &["▁▁▁▁"]);
-    let source = assert_source(dir.path(), Some("user_defined_spaces"));
+    let source = assert_source(dir.path(), Golden::Variant("user_defined_spaces"));
     let error = self_test_error(&source);
     assert!(error.contains("gives different ids"), "{error}");
 }
@@ -204,7 +249,7 @@ fn unused_pieces_are_refused() {
             }
         }
     });
-    let source = assert_source(dir.path(), Some("unused"));
+    let source = assert_source(dir.path(), Golden::Variant("unused"));
     let error = self_test_error(&source);
     assert!(error.contains("gives different ids"), "{error}");
 }

@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 /// The golden data's folder.
 pub const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/golden");
+/// The demo model's folder; its golden ids are beside it.
+pub const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/yi-demo");
 /// Ids from SentencePiece for variants of the golden model.
 pub const VARIANTS: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
