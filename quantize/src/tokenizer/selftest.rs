@@ -96,8 +96,8 @@ pub fn self_test(source: &SourceTokenizer, gguf: &Metadata) -> Result<(), Tokeni
                     format!("see {token} 或{token}\n{token}{token}x"),
                 ] {
                     compare(source, &spm, &text)?;
-                    let hidden = *kind != TokenType::UserDefined;
-                    if hidden && spm.encode(&text, false).contains(&id) {
+                    let control = *kind == TokenType::Control;
+                    if control && spm.encode(&text, false).contains(&id) {
                         return Err(TokenizerError::ControlFromText { text, id });
                     }
                 }

@@ -623,6 +623,27 @@ fn control_token_that_text_can_merge_into() {
     );
 }
 
+#[test]
+fn control_token_that_both_sides_merge_into() {
+    let dir = with_json(|json| {
+        let model = &mut json["model"];
+        model["vocab"]["<s"] = 4096.into();
+        model["vocab"]["<s>"] = 4097.into();
+        let merges = model["merges"].as_array_mut().unwrap();
+        merges.extend([json!("< s"), json!("<s >")]);
+        let added = json!({"id": 4097, "content": "<s>", "special": true});
+        json["added_tokens"].as_array_mut().unwrap().push(added);
+    });
+    let source = SourceTokenizer::load(dir.path()).unwrap();
+    let mut metadata = Metadata::new();
+    source.vocabulary().write_metadata(&mut metadata).unwrap();
+    let error = self_test(&source, &metadata).unwrap_err();
+    assert!(
+        matches!(error, E::ControlFromText { id: 4097, .. }),
+        "{error}"
+    );
+}
+
 // a GGUF file's metadata
 
 #[test]
