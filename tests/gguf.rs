@@ -42,10 +42,10 @@ fn types_have_ggmls_names_and_sizes() {
 #[test]
 fn right_models_load_and_run() {
     let mut corpus = Corpus::new();
-    for model in [Model::llama(), Model::qwen2()] {
+    for model in [Model::llama(), Model::mixture(4), Model::qwen2()] {
         corpus.add("right", &file_of(&model));
     }
-    assert_eq!(corpus.n_models, 2);
+    assert_eq!(corpus.n_models, 3);
     corpus.run();
 }
 
@@ -81,6 +81,7 @@ fn models_with_wrong_values() {
     for _ in 0..2_000 {
         let mut model = match random.below(4) {
             0 => Model::qwen2(),
+            1 => Model::mixture(4),
             _ => Model::llama(),
         };
         for _ in 0..=random.below(2) {

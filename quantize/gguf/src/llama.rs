@@ -74,16 +74,28 @@ impl Shape {
         }
         check_above_zero(numbers, "attention.layer_norm_rms_epsilon", true)?;
         check_above_zero(numbers, "rope.freq_base", false)?;
+        let n_layers = numbers.n_layers()?;
         let n_extra = numbers.u32("nextn_predict_layers")?.unwrap_or(0);
+        if n_extra >= n_layers {
+            return Err(ModelError::OnlyExtraLayers {
+                key: numbers.key("nextn_predict_layers"),
+                found: n_layers,
+            }
+            .into());
+        }
+        let n_experts = numbers.u32("expert_count")?.unwrap_or(0);
+        if n_experts > 0 {
+            uniform(numbers, "expert_used_count")?;
+        }
         let scaling = numbers.metadata.str(&numbers.key("rope.scaling.type"))?;
         Ok(Shape {
-            n_layers: numbers.n_layers()?.saturating_sub(n_extra),
+            n_layers: n_layers - n_extra,
             n_embd: n_embd.into(),
             head_len: head_len.into(),
             n_head: n_head.into(),
             n_head_kv: n_head_kv.into(),
             n_ff: n_ff.into(),
-            n_experts: numbers.u32("expert_count")?.unwrap_or(0).into(),
+            n_experts: n_experts.into(),
             long_rope: scaling == Some("longrope"),
         })
     }

@@ -12,7 +12,7 @@ use crate::gguf::Gguf;
 use crate::layout::TensorInfo;
 use crate::model_error::ModelError;
 use crate::names::{ARCHITECTURES, ONE_HEAD_LENGTH, WHOLE_HEAD_ROTATED, WINDOWED};
-use crate::value::{Array, Metadata, Value};
+use crate::value::{Array, Metadata, Value, ValueType};
 use crate::{keys, llama, vocab};
 
 /// Most layers; `LLAMA_MAX_LAYERS`.
@@ -186,30 +186,36 @@ impl Numbers<'_> {
     /// A number for each layer: the array, or the one number repeated.
     pub(crate) fn per_layer(&self, name: &str) -> Result<Option<Vec<u32>>, Error> {
         let n_layers = self.n_layers()? as usize;
-        let values = match self.metadata.get(&self.key(name)) {
+        let key = self.key(name);
+        let array = match self.metadata.get(&key) {
             None => return Ok(None),
             Some(Value::U32(value)) => return Ok(Some(vec![*value; n_layers])),
-            Some(Value::Array(Array::U32(values))) => values.clone(),
-            // llama.cpp reinterprets the bits, so that -1 is a very large number: so is it here.
-            Some(Value::Array(Array::I32(values))) => values.iter().map(|&x| x as u32).collect(),
-            Some(Value::Array(Array::Bool(values))) => values.iter().map(|&x| x.into()).collect(),
-            Some(other) => {
-                return Err(Error::WrongType {
-                    key: self.key(name),
-                    expected: "u32 or an array of u32 or i32",
-                    found: other.value_type(),
-                });
-            }
+            Some(Value::Array(array)) => array,
+            Some(other) => return Err(wrong_type(key, other.value_type())),
         };
-        if values.len() != n_layers {
+        if array.len() != n_layers {
             return Err(ModelError::ArrayLength {
-                key: self.key(name),
-                found: values.len() as u64,
+                key,
+                found: array.len() as u64,
                 expected: n_layers as u64,
             }
             .into());
         }
-        Ok(Some(values))
+        Ok(Some(match array {
+            Array::U32(values) => values.clone(),
+            // llama.cpp reinterprets the bits, so that -1 is a very large number: so is it here.
+            Array::I32(values) => values.iter().map(|&x| x as u32).collect(),
+            Array::Bool(values) => values.iter().map(|&x| x.into()).collect(),
+            other => return Err(wrong_type(key, ValueType::Array(other.element_type()))),
+        }))
+    }
+}
+
+fn wrong_type(key: String, found: ValueType) -> Error {
+    Error::WrongType {
+        key,
+        expected: "u32 or an array of u32 or i32",
+        found,
     }
 }
 

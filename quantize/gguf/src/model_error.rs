@@ -2,6 +2,7 @@
 
 use crate::dtype::DType;
 use crate::model::{MAX_EXPERTS, MAX_LAYERS};
+use crate::value::MAX_STRINGS;
 use crate::vocab::MAX_TOKEN_BYTES;
 
 /// A reason why llama.cpp could not load or run a model. Texts from the file are escaped and cut.
@@ -38,6 +39,14 @@ pub enum ModelError {
         /// The key.
         key: String,
         /// The number.
+        found: u32,
+    },
+    /// Layers that all serve to predict further tokens, and none to predict the next.
+    #[error("all {found} layers are extra layers ('{key}')")]
+    OnlyExtraLayers {
+        /// The key that says how many.
+        key: String,
+        /// The layers.
         found: u32,
     },
     /// A number above another one that limits it.
@@ -225,6 +234,12 @@ pub enum ModelError {
     /// A vocabulary without a token.
     #[error("the vocabulary is empty")]
     NoTokens,
+    /// A vocabulary that is not in the file, of a size that would be made up.
+    #[error("the vocabulary is to have {found} tokens, more than {MAX_STRINGS}")]
+    TooManyTokens {
+        /// `vocab_size`.
+        found: u64,
+    },
     /// A token that llama.cpp would have to recurse too deep for.
     #[error("token {index} has {bytes} bytes, more than {MAX_TOKEN_BYTES}")]
     TokenTooLong {

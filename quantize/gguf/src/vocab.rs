@@ -4,13 +4,11 @@
 //! twice, and its tokenizers index, recurse and throw on what the loader has let pass: an
 //! exception in a tokenizer ends the process too, because it crosses into Rust.
 
-use std::collections::HashMap;
-
 use crate::error::{Error, shown};
 use crate::model::missing;
 use crate::model_error::ModelError;
 use crate::names::{PRE_TOKENIZERS, PRE_TOKENIZERS_WITH_BOS};
-use crate::value::{Array, Metadata, Value};
+use crate::value::{Array, MAX_STRINGS, Metadata, Value};
 
 pub(crate) const MODEL_KEY: &str = "tokenizer.ggml.model";
 const TOKENS_KEY: &str = "tokenizer.ggml.tokens";
@@ -77,7 +75,11 @@ pub(crate) fn check(metadata: &Metadata) -> Result<(), Error> {
         found: shown(model),
     })?;
     if family == Family::None {
-        return Ok(());
+        // llama.cpp makes that many empty tokens, before it looks at a tensor.
+        return match n_tokens(metadata)? {
+            found @ MAX_STRINGS.. => Err(ModelError::TooManyTokens { found }.into()),
+            _ => Ok(()),
+        };
     }
     let pre = match model {
         "gemma4" => "gemma4",
@@ -133,17 +135,20 @@ fn check_pair_encoding(metadata: &Metadata, pre: &str) -> Result<(), Error> {
 /// then at least one byte of replacements.
 fn check_charsmap(metadata: &Metadata) -> Result<(), Error> {
     let key = "tokenizer.ggml.precompiled_charsmap";
-    let bytes: Vec<u8> = match metadata.get(key) {
-        Some(Value::Array(Array::U8(bytes))) => bytes.clone(),
-        Some(Value::Array(Array::I8(bytes))) => bytes.iter().map(|&byte| byte as u8).collect(),
+    let (start, bytes) = match metadata.get(key) {
+        Some(Value::Array(Array::U8(bytes))) => (bytes.first_chunk().copied(), bytes.len()),
+        Some(Value::Array(Array::I8(bytes))) => {
+            let start = bytes.first_chunk::<4>();
+            (start.map(|start| start.map(|byte| byte as u8)), bytes.len())
+        }
         _ => return Ok(()),
     };
-    let stated = bytes.first_chunk().map(|len| u32::from_le_bytes(*len));
+    let stated = start.map(u32::from_le_bytes);
     match stated {
-        Some(stated) if u64::from(stated) + 4 < bytes.len() as u64 => Ok(()),
+        Some(stated) if u64::from(stated) + 4 < bytes as u64 => Ok(()),
         _ => Err(ModelError::BadCharsmap {
             stated: stated.unwrap_or(0).into(),
-            bytes: bytes.len() as u64,
+            bytes: bytes as u64,
         }
         .into()),
     }
@@ -155,26 +160,40 @@ fn check_tokens(tokens: &[String]) -> Result<(), Error> {
     if tokens.is_empty() {
         return Err(ModelError::NoTokens.into());
     }
-    let mut seen = HashMap::with_capacity(tokens.len());
-    for (index, token) in tokens.iter().enumerate() {
-        if token.len() > MAX_TOKEN_BYTES {
-            return Err(ModelError::TokenTooLong {
-                index: index as u64,
-                bytes: token.len() as u64,
-            }
-            .into());
+    if let Some(index) = tokens
+        .iter()
+        .position(|token| token.len() > MAX_TOKEN_BYTES)
+    {
+        return Err(ModelError::TokenTooLong {
+            index: index as u64,
+            bytes: tokens[index].len() as u64,
         }
-        let text = match token.split('\0').next() {
-            None | Some("") => format!("[EMPTY_{index}]").into(),
-            Some(text) => std::borrow::Cow::from(text),
-        };
-        if let Some(first) = seen.insert(text, index) {
-            return Err(ModelError::DuplicateToken {
-                first: first as u64,
-                second: index as u64,
-                text: shown(token),
-            }
-            .into());
+        .into());
+    }
+    let text = |index: usize| tokens[index].split('\0').next().unwrap_or_default();
+    let twice = |first: usize, second: usize| ModelError::DuplicateToken {
+        first: first as u64,
+        second: second as u64,
+        text: shown(&tokens[second]),
+    };
+    // Sorted indices take less memory than a set of all texts would.
+    let mut named: Vec<usize> = (0..tokens.len()).filter(|&i| !text(i).is_empty()).collect();
+    named.sort_unstable_by(|&a, &b| text(a).cmp(text(b)).then(a.cmp(&b)));
+    for pair in named.windows(2) {
+        if text(pair[0]) == text(pair[1]) {
+            return Err(twice(pair[0], pair[1]).into());
+        }
+    }
+    for &index in &named {
+        let number = text(index)
+            .strip_prefix("[EMPTY_")
+            .and_then(|rest| rest.strip_suffix(']'));
+        if let Some(empty) = number.and_then(|number| number.parse::<usize>().ok())
+            && empty < tokens.len()
+            && text(empty).is_empty()
+            && number == Some(empty.to_string().as_str())
+        {
+            return Err(twice(index.min(empty), index.max(empty)).into());
         }
     }
     Ok(())

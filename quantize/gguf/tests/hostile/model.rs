@@ -2,7 +2,7 @@
 
 use yi_gguf::{DType, Error, Gguf, Metadata, ModelError, Value, check_model, check_split_model};
 
-use crate::util::{Model, N_EMBD, N_FF, N_KV, refuses};
+use crate::util::{Model, N_EMBD, N_KV, refuses};
 
 macro_rules! refuses_model {
     ($model:expr, $pattern:pat $(if $guard:expr)?) => {
@@ -10,35 +10,11 @@ macro_rules! refuses_model {
     };
 }
 
-fn without_tensors(mut model: Model, part: &str) -> Model {
-    model.tensors.retain(|tensor| !tensor.name.contains(part));
-    model
-}
-
-/// The model with experts in place of each layer's feed-forward part.
-fn mixture(n_experts: u32) -> Model {
-    let mut model = Model::llama()
-        .with("llama.expert_count", n_experts)
-        .with("llama.expert_used_count", 2u32);
-    for part in ["ffn_gate", "ffn_down", "ffn_up"] {
-        model = without_tensors(model, part);
-    }
-    let n = u64::from(n_experts);
-    for layer in 0..2 {
-        let name = |part: &str| format!("blk.{layer}.{part}.weight");
-        model.add(&name("ffn_gate_inp"), &[N_EMBD, n], DType::F32);
-        model.add(&name("ffn_gate_exps"), &[N_EMBD, N_FF, n], DType::Q4_0);
-        model.add(&name("ffn_down_exps"), &[N_FF, N_EMBD, n], DType::Q4_0);
-        model.add(&name("ffn_up_exps"), &[N_EMBD, N_FF, n], DType::Q4_0);
-    }
-    model
-}
-
 #[test]
 fn right_models_pass() {
     Model::llama().check().unwrap();
     Model::qwen2().check().unwrap();
-    mixture(8).check().unwrap();
+    Model::mixture(8).check().unwrap();
 }
 
 #[test]
@@ -57,7 +33,7 @@ fn optional_tensors_pass() {
 fn fused_attention_passes() {
     let mut model = Model::llama();
     for part in ["attn_q.", "attn_k.", "attn_v."] {
-        model = without_tensors(model, part);
+        model.tensors.retain(|tensor| !tensor.name.contains(part));
     }
     for layer in 0..2 {
         let name = format!("blk.{layer}.attn_qkv.weight");
@@ -304,9 +280,9 @@ fn an_unknown_rope_scaling() {
 
 #[test]
 fn experts_that_do_not_fit_together() {
-    let model = mixture(1025);
+    let model = Model::mixture(1025);
     refuses_model!(model, ModelError::TooManyExperts { found: 1025, .. });
-    let model = mixture(8).with("llama.expert_used_count", 9u32);
+    let model = Model::mixture(8).with("llama.expert_used_count", 9u32);
     refuses_model!(
         model,
         ModelError::MoreThan {
@@ -315,7 +291,7 @@ fn experts_that_do_not_fit_together() {
             ..
         }
     );
-    let model = mixture(8).with("llama.expert_used_count", 0u32);
+    let model = Model::mixture(8).with("llama.expert_used_count", 0u32);
     refuses_model!(model, ModelError::ZeroValue { .. });
     let model = Model::llama().with("llama.expert_used_count", 2u32);
     refuses_model!(
@@ -326,9 +302,20 @@ fn experts_that_do_not_fit_together() {
             ..
         }
     );
-    let model = mixture(8).with("llama.expert_group_count", 3u32);
+    let model = Model::mixture(8).with("llama.expert_group_count", 3u32);
     refuses_model!(model, ModelError::ExpertGroups { n_groups: 3, .. });
-    let model = mixture(8).with("llama.nextn_predict_layers", 3u32);
+    let model = Model::mixture(8).with("llama.expert_used_count", vec![2u32, 0]);
+    refuses_model!(
+        model,
+        ModelError::LayersDiffer {
+            layer: 1,
+            found: 0,
+            ..
+        }
+    );
+    let model = Model::llama().with("llama.nextn_predict_layers", 2u32);
+    refuses_model!(model, ModelError::OnlyExtraLayers { found: 2, .. });
+    let model = Model::mixture(8).with("llama.nextn_predict_layers", 3u32);
     refuses_model!(
         model,
         ModelError::MoreThan {

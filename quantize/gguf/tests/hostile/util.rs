@@ -183,6 +183,24 @@ impl Model {
         model
     }
 
+    /// The same with experts in place of each layer's feed-forward part, two of them used.
+    pub fn mixture(n_experts: u32) -> Model {
+        let mut model = Model::llama()
+            .with("llama.expert_count", n_experts)
+            .with("llama.expert_used_count", 2u32);
+        let is_dense = |name: &str| name.contains("ffn_") && !name.contains("norm");
+        model.tensors.retain(|tensor| !is_dense(&tensor.name));
+        let n = u64::from(n_experts);
+        for layer in 0..2 {
+            let name = |part: &str| format!("blk.{layer}.{part}.weight");
+            model.add(&name("ffn_gate_inp"), &[N_EMBD, n], DType::F32);
+            model.add(&name("ffn_gate_exps"), &[N_EMBD, N_FF, n], DType::Q4_0);
+            model.add(&name("ffn_down_exps"), &[N_FF, N_EMBD, n], DType::Q4_0);
+            model.add(&name("ffn_up_exps"), &[N_EMBD, N_FF, n], DType::Q4_0);
+        }
+        model
+    }
+
     /// The same sizes under another architecture's name, with a byte-pair vocabulary.
     pub fn qwen2() -> Model {
         let mut model = Model::llama();

@@ -67,6 +67,8 @@ fn a_file_without_a_vocabulary_passes() {
     model.check().unwrap();
     assert!(!has_vocabulary(model.gguf().metadata()));
     assert!(has_vocabulary(Model::llama().gguf().metadata()));
+    let model = model.with("llama.vocab_size", u32::MAX);
+    refuses_model!(model, ModelError::TooManyTokens { found: 0xFFFF_FFFF });
     let model = model.with("llama.vocab_size", 300u32);
     refuses_model!(model, ModelError::VocabularySize { n_tokens: 300, .. });
 }
