@@ -43,7 +43,29 @@ fn main() {
             place(&library, profile_dir);
         }
     }
+    for folder in ["", "deps", "examples"] {
+        remove_dangling_links(&profile_dir.join(folder));
+    }
     search_path();
+}
+
+/// Removes the links `libllama.so -> libllama.so.0` that llama-cpp-sys-2 leaves in cargo's folders without
+/// what they point to: its next build would take them for missing and fail on them.
+fn remove_dangling_links(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        let is_ours = name.starts_with("libllama") || name.starts_with("libggml");
+        if is_ours && path.is_symlink() && !path.exists() {
+            // Whoever removed it first did the same.
+            let _ = fs::remove_file(&path);
+        }
+    }
 }
 
 /// Names that the dynamic loader asks for: not the link-time name, not the full version.

@@ -1,5 +1,12 @@
 //! The integration tests: one binary, one file for each topic.
 
+mod chat;
+mod cli;
+mod inspect;
 mod kernels;
+mod run;
+#[cfg(unix)]
+mod terminal;
+mod tokenize;
 mod tokenizer;
 mod util;

@@ -21,7 +21,12 @@ use crate::error::Error;
 
 /// Run Yi and other GGUF models on your own machine
 #[derive(Debug, Parser)]
-#[command(name = "yi", disable_version_flag = true, max_term_width = 100)]
+#[command(
+    name = "yi",
+    disable_version_flag = true,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     /// Print the version; with -v also the CPU library and what the CPU has
     #[arg(short = 'V', long)]
@@ -59,8 +64,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Parsed {
     match Cli::try_parse_from(args::normalize(arguments)) {
         Ok(cli) if cli.version || cli.command.is_some() => Parsed::Run(Box::new(cli)),
         Ok(_) => Parsed::Print(Cli::command().error(
-            clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
-            Cli::command().render_help(),
+            clap::error::ErrorKind::MissingSubcommand,
+            "there is no command; `yi --help` shows them",
         )),
         Err(error) => Parsed::Print(error),
     }

@@ -57,6 +57,8 @@ pub fn run(args: &TokenizeArgs) -> Result<(), Error> {
     }
     let params = LoadParams {
         vocab_only: true,
+        // A file without tensors may end with its header, which llama.cpp refuses to map.
+        mmap: false,
         ..LoadParams::default()
     };
     let model = file.load(&params, &mut |_| ControlFlow::Continue(()))?;

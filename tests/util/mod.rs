@@ -1,1 +1,4 @@
 //! Shared helpers: models made at test time, and running the programs.
+
+pub mod models;
+pub mod program;
