@@ -11,6 +11,7 @@
 //! little-endian.
 #![forbid(unsafe_code)]
 
+mod assertions;
 mod dtype;
 mod error;
 mod gguf;

@@ -11,9 +11,9 @@ use crate::error::{Error, shown};
 use crate::gguf::Gguf;
 use crate::layout::TensorInfo;
 use crate::model_error::ModelError;
-use crate::names::{ARCHITECTURES, ONE_HEAD_LENGTH, WHOLE_HEAD_ROTATED, WINDOWED};
+use crate::names::ARCHITECTURES;
 use crate::value::{Array, Metadata, Value, ValueType};
-use crate::{keys, llama, vocab};
+use crate::{assertions, keys, llama, vocab};
 
 /// Most layers; `LLAMA_MAX_LAYERS`.
 pub const MAX_LAYERS: u32 = 512;
@@ -121,11 +121,10 @@ pub fn check_metadata(metadata: &Metadata) -> Result<&str, Error> {
     check_layers(&numbers)?;
     check_experts(&numbers)?;
     check_floats(&numbers)?;
-    check_sections(&numbers)?;
     if architecture == "llama" {
         llama::Shape::new(&numbers)?;
     }
-    check_heads(&numbers)?;
+    assertions::check(&numbers)?;
     vocab::check(metadata)?;
     Ok(architecture)
 }
@@ -269,12 +268,6 @@ fn check_experts(numbers: &Numbers) -> Result<(), Error> {
         }
         .into());
     }
-    if n_experts == 0 && EXPERTS_ASSERTED.contains(&numbers.architecture) {
-        return Err(ModelError::ZeroValue {
-            key: numbers.key("expert_count"),
-        }
-        .into());
-    }
     if n_experts > 0 && most_used == 0 {
         return Err(ModelError::ZeroValue {
             key: numbers.key("expert_used_count"),
@@ -297,83 +290,6 @@ fn check_experts(numbers: &Numbers) -> Result<(), Error> {
             groups_used,
         }
         .into());
-    }
-    Ok(())
-}
-
-/// Architectures that assert that there are experts; the others with experts throw, or can be
-/// without.
-const EXPERTS_ASSERTED: &[&str] = &[
-    "bailingmoe2",
-    "grovemoe",
-    "lfm2moe",
-    "llada-moe",
-    "smallthinker",
-];
-/// Architectures whose rotary embedding is in sections, of which ggml asserts that one is not
-/// empty.
-const SECTIONS_ASSERTED: &[&str] = &[
-    "paddleocr",
-    "qwen2vl",
-    "qwen35",
-    "qwen35moe",
-    "qwen3vl",
-    "qwen3vlmoe",
-    "qwen4exp",
-];
-
-fn check_sections(numbers: &Numbers) -> Result<(), Error> {
-    if !SECTIONS_ASSERTED.contains(&numbers.architecture) {
-        return Ok(());
-    }
-    let key = numbers.key("rope.dimension_sections");
-    let is_one = match numbers.metadata.get(&key) {
-        None => return Err(missing(&key)),
-        Some(Value::I32(section)) => *section > 0,
-        Some(Value::Array(Array::I32(sections))) => sections.iter().take(3).any(|&x| x > 0),
-        Some(Value::Array(Array::U32(sections))) => sections
-            .iter()
-            .take(3)
-            .any(|&x| i32::try_from(x).is_ok_and(|x| x > 0)),
-        Some(Value::Array(Array::Bool(sections))) => sections.iter().take(3).any(|&x| x),
-        Some(_) => true, // another type has been refused
-    };
-    match is_one {
-        true => Ok(()),
-        false => Err(ModelError::ZeroValue { key }.into()),
-    }
-}
-
-/// The lengths of heads that most architectures assert to be equal when they build a graph.
-fn check_heads(numbers: &Numbers) -> Result<(), Error> {
-    let n_heads = numbers.per_layer("attention.head_count")?;
-    let swa_name = |name: &str| format!("attention.{name}_length_swa");
-    // A model without heads in its first layer is measured by other numbers, and so may be one
-    // with a sliding window.
-    let is_of = |architectures: &[&str]| architectures.binary_search(&numbers.architecture).is_ok();
-    let has_window_lengths = numbers.u32(&swa_name("key"))?.is_some()
-        || numbers.u32(&swa_name("value"))?.is_some()
-        || numbers.u32("rope.dimension_count_swa")?.is_some();
-    let n_head = n_heads.map_or(0, |values| values[0]);
-    if n_head == 0 || has_window_lengths && is_of(WINDOWED) {
-        return Ok(());
-    }
-    let by_heads = numbers.required("embedding_length")? / n_head;
-    let key_len = numbers.u32("attention.key_length")?.unwrap_or(by_heads);
-    let value_len = numbers.u32("attention.value_length")?.unwrap_or(by_heads);
-    let n_rotated = numbers.u32("rope.dimension_count")?.unwrap_or(key_len);
-    for (architectures, name, found) in [
-        (ONE_HEAD_LENGTH, "attention.value_length", value_len),
-        (WHOLE_HEAD_ROTATED, "rope.dimension_count", n_rotated),
-    ] {
-        if found != key_len && is_of(architectures) {
-            return Err(ModelError::HeadLength {
-                key: numbers.key(name),
-                found,
-                expected: key_len,
-            }
-            .into());
-        }
     }
     Ok(())
 }

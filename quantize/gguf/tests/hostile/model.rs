@@ -339,6 +339,10 @@ fn other_architectures_get_the_checks_of_their_assertions() {
     };
     let model = renamed("smallthinker");
     refuses_model!(model, ModelError::ZeroValue { key } if key == "smallthinker.expert_count");
+    let model = renamed("olmo2").with("olmo2.attention.head_count", 0u32);
+    refuses_model!(model, ModelError::ZeroValue { key } if key == "olmo2.attention.head_count");
+    let model = renamed("qwen3next").with("qwen3next.full_attention_interval", 0u32);
+    refuses_model!(model, ModelError::ZeroValue { .. });
     let model = renamed("paddleocr");
     refuses!(model.check(), Error::MissingKey { .. });
     let model = model.with("paddleocr.rope.dimension_sections", vec![0i32, 0, 0, 8]);
