@@ -18,13 +18,17 @@ pub(crate) fn check(numbers: &Numbers) -> Result<(), Error> {
     check_heads(numbers)
 }
 
-/// Keys that an architecture divides by, unchecked, which ends the process if they are 0.
+/// Keys that an architecture divides by or asserts, which ends the process if they are 0.
 const DIVISORS: &[(&str, &[&str])] = &[
     ("attention.output_group_count", &["deepseek4", "dflash"]),
     ("decision.head_count", &["clef"]),
     ("experts_per_group", &["grovemoe"]),
     ("full_attention_interval", RECURRENT),
+    ("hrm.h_cycles", &["hrm_text"]),
+    ("hrm.l_cycles", &["hrm_text"]),
+    ("hrm.layers_per_stack", &["hrm_text"]),
     ("interleave_moe_layer_step", &["ernie4_5-moe"]),
+    ("num_loops", &["nanbeige"]),
     ("ssm.group_count", RECURRENT),
     ("ssm.time_step_rank", RECURRENT),
     ("wkv.head_size", &["arwkv7", "rwkv6", "rwkv6qwen2", "rwkv7"]),
@@ -59,6 +63,19 @@ fn check_divisors(numbers: &Numbers) -> Result<(), Error> {
             return zero(name);
         }
     }
+    for name in ["posnet.block_count", "convnext.block_count"] {
+        let found = numbers.u32(name)?.unwrap_or(0);
+        let limit = numbers.n_layers()?;
+        if numbers.architecture == "wavtokenizer-dec" && found > limit {
+            return Err(ModelError::MoreThan {
+                key: numbers.key(name),
+                found,
+                limit,
+                limit_key: numbers.key("block_count"),
+            }
+            .into());
+        }
+    }
     let name = "attention.head_count";
     let n_heads = numbers.per_layer(name)?.map_or(0, |values| values[0]);
     if HEADS_DIVIDE.contains(&numbers.architecture) && n_heads == 0 {
@@ -74,6 +91,7 @@ const EXPERTS_ASSERTED: &[&str] = &[
     "grovemoe",
     "lfm2moe",
     "llada-moe",
+    "qwen35moe",
     "smallthinker",
 ];
 /// Architectures whose rotary embedding is in sections, of which ggml asserts that one is not
