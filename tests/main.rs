@@ -2,6 +2,7 @@
 
 mod chat;
 mod cli;
+mod gguf;
 mod inspect;
 mod kernels;
 mod run;
