@@ -7,7 +7,8 @@
 
 use std::error::Error;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -28,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map(str::parse)
         .collect::<Result<_, _>>()?;
 
-    let model = Arc::new(load(Path::new(&model))?);
+    let model = load(Path::new(&model))?;
     let n_ids = u32::try_from(ids.len())?;
     let params = ContextParams {
         n_ctx: n_ids,
@@ -51,22 +52,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn load(path: &Path) -> Result<Model, Box<dyn Error>> {
-    let (gguf, file) = Gguf::open(path)?;
-    check_model(&gguf)?;
-    let source = Source::File {
-        file: &file,
-        path: PathBuf::from(path),
-    };
-    // As the other side does it: repacked weights are multiplied in another order.
+/// Loads the model as the other side does it: repacked weights are multiplied in another order.
+fn load(path: &Path) -> Result<Arc<Model>, Box<dyn Error>> {
     let params = LoadParams {
         n_gpu_layers: Some(0),
         repack: false,
         ..LoadParams::default()
     };
-    Ok(Model::load(backend()?, &source, &params, &mut |_| {
-        std::ops::ControlFlow::Continue(())
-    })?)
+    let file = ModelFile::open(path, Check::Model)?;
+    Ok(file.load(&params, &mut |_| ControlFlow::Continue(()))?)
 }
 
 /// The first of the best tokens, its logit and the second highest logit.
