@@ -12,8 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use yi::llama::{Context, ContextParams, LoadParams, Model, Source, TokenId, all_logits, backend};
-use yi_gguf::{Gguf, check_model};
+use yi::llama::{Context, ContextParams, LoadParams, Model, TokenId, all_logits};
+use yi::model::{Check, ModelFile};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args_os().skip(1);
