@@ -94,9 +94,17 @@ pub enum Error {
     /// Generation failed.
     #[error(transparent)]
     Generate(#[from] GenerateError),
-    /// A sampling flag, or the file's own recommendation, is out of range.
+    /// A sampling flag is out of range.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
+    /// The file's own recommendation is out of range.
+    #[error("{}: general.sampling: {source}", path.display())]
+    FileSampling {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: SamplingError,
+    },
     /// The file has no tokenizer.
     #[error("{} has no tokenizer", path.display())]
     NoTokenizer {
@@ -159,7 +167,7 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Error::Gguf(error) => gguf_kind(error),
-            Error::PartName { .. } => Kind::InvalidInput,
+            Error::PartName { .. } | Error::FileSampling { .. } => Kind::InvalidInput,
             Error::Backend(_) => Kind::Internal,
             Error::Load { source, .. } => match source {
                 LoadError::Stream(_) | LoadError::Path(_) => Kind::Io,
@@ -238,6 +246,7 @@ impl Error {
             Error::NoChatTemplate { .. } => {
                 "use `yi run -p TEXT` for plain completion, or give a template: --chat-template chatml or --chat-template-file FILE"
             }
+            Error::FileSampling { .. } => "give the number with its flag instead",
             Error::NotUtf8 { .. } => "convert it, for instance with `iconv -t UTF-8`",
             Error::Usage { hint, .. } if !hint.is_empty() => hint,
             _ => return None,

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use yi::cli::{self, Parsed};
+use yi::error::Kind;
 
 fn main() -> ExitCode {
     let arguments = match cli::parse(std::env::args_os()) {
@@ -19,7 +20,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            cli::report(&error);
+            // Whoever pressed Ctrl-C knows.
+            if error.kind() != Kind::Interrupted {
+                cli::report(&error);
+            }
             ExitCode::from(error.kind().exit_code())
         }
     }

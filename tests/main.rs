@@ -5,6 +5,7 @@ mod cli;
 mod gguf;
 mod inspect;
 mod kernels;
+mod model;
 mod run;
 #[cfg(unix)]
 mod terminal;

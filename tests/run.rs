@@ -273,3 +273,75 @@ fn the_files_own_sampling_is_the_default() {
         "{flags}"
     );
 }
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_ends_a_run_with_what_was_made_and_exit_code_130() {
+    use std::io::Read as _;
+    use std::process::{Command, Stdio};
+    for command in ["run", "chat"] {
+        let mut child = crate::util::program::yi_command()
+            .args(args![
+                command,
+                "-m",
+                models::chatty(),
+                "--ignore-eos",
+                "-c",
+                "0"
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"Hello\n").unwrap();
+        let mut first = [0; 16];
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut first)
+            .unwrap();
+        let pid = child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-INT", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let ended = child.wait_with_output().unwrap();
+        assert_eq!(ended.status.code(), Some(130), "{command}");
+        assert!(
+            ended.stdout.ends_with(b"\n") && ended.stderr.is_empty(),
+            "{command}"
+        );
+    }
+}
+
+#[test]
+fn the_files_own_sampling_is_checked_and_flags_replace_it() {
+    let mut model = models::TinyModel::new("llama");
+    model.add_sentencepiece();
+    model
+        .metadata
+        .insert("general.sampling.temp", f32::NAN)
+        .unwrap();
+    model
+        .metadata
+        .insert("general.sampling.top_k", -1i32)
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = model.write(&dir.path().join("sampling.gguf"));
+    let run = |more: &[&str]| {
+        let more = more.iter().map(std::ffi::OsString::from);
+        yi(args!["run", "-m", &path, "-p", "x", "-n", "1"]
+            .into_iter()
+            .chain(more))
+    };
+    run(&[]).fails(
+        3,
+        &["sampling.gguf", "general.sampling: temp is NaN", "hint: "],
+    );
+    run(&["--temp", "0.5"]).ok();
+}

@@ -80,7 +80,25 @@ impl SamplingArgs {
         params.min_p = self.min_p.unwrap_or(params.min_p);
         params.repeat_penalty = self.repeat_penalty.unwrap_or(params.repeat_penalty);
         params.repeat_last_n = self.repeat_last_n.unwrap_or(params.repeat_last_n);
-        params.check()?;
+        params.check().map_err(|source| {
+            // A number that no flag gave comes from the file.
+            let given = match source.name {
+                "temp" => self.temp.is_some(),
+                "top-k" => self.top_k.is_some(),
+                "top-p" => self.top_p.is_some(),
+                "min-p" => self.min_p.is_some(),
+                "repeat-penalty" => self.repeat_penalty.is_some(),
+                _ => self.repeat_last_n.is_some(),
+            };
+            if given {
+                Error::Sampling(source)
+            } else {
+                Error::FileSampling {
+                    path: file.path().to_owned(),
+                    source,
+                }
+            }
+        })?;
         params.seed = match u32::try_from(self.seed) {
             Ok(seed) => seed,
             Err(_) => random_seed()?,

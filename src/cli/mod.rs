@@ -76,7 +76,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Parsed {
 /// # Errors
 /// Whatever the command could not do.
 pub fn run(cli: &Cli) -> Result<(), Error> {
-    start_log(cli.verbose);
+    // `--version -v` asks for more about the version, not for a log.
+    start_log(cli.verbose.saturating_sub(cli.version.into()));
     if cli.version {
         return version::print(cli.verbose > 0);
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use yi_quantize::threads::Processors;
 
 use super::args::ModelArgs;
-use super::signal;
+use super::{note, signal};
 use crate::engine::generate::Session;
 use crate::engine::tokenize::Tokenizer;
 use crate::error::Error;
@@ -67,11 +67,10 @@ fn session(
 ) -> Result<Session, Error> {
     let n_ctx = file.resolve_n_ctx(&model, args.ctx_size);
     if n_ctx as usize > model.n_ctx_train() {
-        tracing::warn!(
-            n_ctx,
-            trained = model.n_ctx_train(),
-            "the context is longer than the model was trained for"
-        );
+        note(format_args!(
+            "note: the context of {n_ctx} tokens is longer than the {} that the model was trained for",
+            model.n_ctx_train()
+        ));
     }
     let params = ContextParams {
         n_ctx,

@@ -5,7 +5,7 @@ use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 use serde::Serialize;
-use yi_gguf::Metadata;
+use yi_gguf::{Metadata, Value};
 
 use crate::llama::TokenId;
 
@@ -43,6 +43,9 @@ impl Default for SamplingParams {
     }
 }
 
+/// llama.cpp reserves memory for so many tokens at once.
+const MAX_REPEAT_LAST_N: i32 = 1 << 20;
+
 /// A sampling number that no sampler accepts.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{name} is {value}; {expected}")]
@@ -64,8 +67,17 @@ impl SamplingParams {
         let mut params = SamplingParams::default();
         let float = |key: &str| metadata.f32(&format!("general.sampling.{key}"));
         let whole = |key: &str| {
-            let value = metadata.unsigned(&format!("general.sampling.{key}"))?;
-            Ok::<_, yi_gguf::Error>(value.map(|value| i32::try_from(value).unwrap_or(i32::MAX)))
+            let key = format!("general.sampling.{key}");
+            match metadata.get(&key) {
+                // Below 0 means the same as 0 to llama.cpp: off.
+                Some(Value::I32(value)) => Ok(Some((*value).max(0))),
+                _ => {
+                    let value = metadata.unsigned(&key)?;
+                    Ok::<_, yi_gguf::Error>(
+                        value.map(|value| i32::try_from(value).unwrap_or(i32::MAX)),
+                    )
+                }
+            }
         };
         set(&mut params.temp, float("temp")?);
         set(&mut params.top_k, whole("top_k")?);
@@ -126,8 +138,8 @@ impl SamplingParams {
         rule(
             "repeat-last-n",
             self.repeat_last_n as f32,
-            self.repeat_last_n >= 0,
-            "it must be 0 (off) or more",
+            (0..=MAX_REPEAT_LAST_N).contains(&self.repeat_last_n),
+            "it must be from 0 (off) to 1048576",
         )
     }
 }

@@ -33,7 +33,8 @@ struct Special {
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     model: Arc<Model>,
-    /// Control and unknown tokens, the longest spelling first.
+    /// Control tokens, those that end an answer whatever their type, and the unknown token; the longest
+    /// spelling first.
     specials: Arc<[Special]>,
     /// Tokens that end an answer, sorted.
     ends: Arc<[TokenId]>,
@@ -62,17 +63,18 @@ impl Tokenizer {
         let (mut specials, mut ends) = (Vec::new(), Vec::new());
         for id in all {
             let attributes = model.attributes(id);
-            let control = attributes.is_control();
-            let end = model.is_end(id) || more_ends.contains(&id);
-            if !control && !attributes.is_unknown() {
-                if end {
-                    ends.push(id);
-                }
+            let marked = attributes.is_control() || attributes.is_user_defined();
+            let mut end = model.is_end(id) || more_ends.contains(&id);
+            if !end && !marked && !attributes.is_unknown() {
                 continue;
             }
             let text = model.token_text(id);
-            if end || (control && END_TEXTS.contains(&text.as_str())) {
+            end |= marked && END_TEXTS.contains(&text.as_str());
+            if end {
                 ends.push(id);
+            }
+            if attributes.is_user_defined() && !end {
+                continue;
             }
             if !text.is_empty() {
                 specials.push(Special {
@@ -213,6 +215,16 @@ impl Tokenizer {
         }))
     }
 
+    /// Whether a token must never come out of plain text: control tokens, and those that end an answer
+    /// even if the file calls them something else. The unknown token is SentencePiece's last resort only
+    /// where bytes have no tokens, and llama.cpp needs these.
+    fn is_forbidden(&self, token: TokenId) -> bool {
+        let attributes = self.model.attributes(token);
+        let unknown =
+            attributes.is_unknown() && self.model.vocab_kind() == VocabKind::SentencePiece;
+        attributes.is_control() || unknown || self.is_end(token)
+    }
+
     /// llama.cpp finds no control token in plain text by its spelling, but merging pairs may still end
     /// in one where the vocabulary has the pairs; those are spelled with smaller tokens.
     fn encode_plain(&self, text: &str, tokens: &mut Vec<TokenId>) -> Result<(), TextError> {
@@ -220,15 +232,12 @@ impl Tokenizer {
             return Ok(());
         }
         let plain = self.model.tokenize(text, false, false)?;
-        if !plain
-            .iter()
-            .any(|&token| self.model.attributes(token).is_control())
-        {
+        if !plain.iter().any(|&token| self.is_forbidden(token)) {
             tokens.extend(plain);
             return Ok(());
         }
         for token in plain {
-            if self.model.attributes(token).is_control() {
+            if self.is_forbidden(token) {
                 self.spell(token, tokens)?;
             } else {
                 tokens.push(token);
@@ -252,10 +261,7 @@ impl Tokenizer {
             let spelled = self
                 .model
                 .tokenize(character.encode_utf8(&mut buffer), false, false)?;
-            if spelled
-                .iter()
-                .any(|&token| self.model.attributes(token).is_control())
-            {
+            if spelled.iter().any(|&token| self.is_forbidden(token)) {
                 return Err(only_control());
             }
             // A space that llama.cpp adds in front of each text does not belong here.

@@ -235,27 +235,58 @@ impl TinyModel {
 
     /// Writes the file with random F32 weights, the same at each run.
     pub fn write(self, path: &Path) -> PathBuf {
-        let gguf = Gguf::new(self.metadata, tensors(self.architecture, self.n_vocab)).unwrap();
-        let mut file = BufWriter::new(File::create(path).unwrap());
-        gguf.write_header(&mut file).unwrap();
-        let mut written = gguf.data_offset();
-        let mut random = Random(0x9E37_79B9_7F4A_7C15);
-        for tensor in gguf.tensors() {
-            let range = gguf.tensor_file_range(tensor);
-            file.write_all(&vec![0; (range.start - written) as usize])
-                .unwrap();
-            let is_norm = tensor.name().contains("norm");
-            for _ in 0..tensor.n_elements() {
-                let weight = if is_norm { 1.0 } else { random.weight() };
-                file.write_all(&weight.to_le_bytes()).unwrap();
-            }
-            written = range.end;
-        }
-        file.write_all(&vec![0; (gguf.file_bytes() - written) as usize])
-            .unwrap();
-        file.into_inner().unwrap().sync_all().unwrap();
+        let tensors = tensors(self.architecture, self.n_vocab);
+        write_file(path, self.metadata, tensors, &mut Random::new());
         path.to_owned()
     }
+}
+
+fn write_file(path: &Path, metadata: Metadata, tensors: Vec<TensorSpec>, random: &mut Random) {
+    let gguf = Gguf::new(metadata, tensors).unwrap();
+    let mut file = BufWriter::new(File::create(path).unwrap());
+    gguf.write_header(&mut file).unwrap();
+    let mut written = gguf.data_offset();
+    for tensor in gguf.tensors() {
+        let range = gguf.tensor_file_range(tensor);
+        file.write_all(&vec![0; (range.start - written) as usize])
+            .unwrap();
+        let is_norm = tensor.name().contains("norm");
+        for _ in 0..tensor.n_elements() {
+            let weight = if is_norm { 1.0 } else { random.weight() };
+            file.write_all(&weight.to_le_bytes()).unwrap();
+        }
+        written = range.end;
+    }
+    file.write_all(&vec![0; (gguf.file_bytes() - written) as usize])
+        .unwrap();
+    file.into_inner().unwrap().sync_all().unwrap();
+}
+
+/// The model of [`no_template`] in two files; `change` may alter each part's metadata. Returns the first.
+pub fn write_split(dir: &Path, change: &dyn Fn(usize, &mut Metadata)) -> PathBuf {
+    let mut model = TinyModel::new("llama");
+    model.add_sentencepiece();
+    let mut all = tensors(model.architecture, model.n_vocab);
+    let n_tensors = all.len() as i32;
+    let last = all.split_off(9);
+    let mut random = Random::new();
+    let mut first_metadata = Some(model.metadata);
+    for (i, part) in [all, last].into_iter().enumerate() {
+        let mut metadata = first_metadata.take().unwrap_or_default();
+        metadata.insert("split.no", Value::U16(i as u16)).unwrap();
+        metadata.insert("split.count", Value::U16(2)).unwrap();
+        metadata
+            .insert("split.tensors.count", Value::I32(n_tensors))
+            .unwrap();
+        change(i, &mut metadata);
+        write_file(
+            &dir.join(format!("m-{:05}-of-00002.gguf", i + 1)),
+            metadata,
+            part,
+            &mut random,
+        );
+    }
+    dir.join("m-00001-of-00002.gguf")
 }
 
 fn tensors(architecture: &str, n_vocab: u64) -> Vec<TensorSpec> {
@@ -295,6 +326,10 @@ fn tensors(architecture: &str, n_vocab: u64) -> Vec<TensorSpec> {
 pub struct Random(pub u64);
 
 impl Random {
+    fn new() -> Self {
+        Random(0x9E37_79B9_7F4A_7C15)
+    }
+
     pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
