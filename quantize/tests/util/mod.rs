@@ -14,9 +14,12 @@ use yi_quantize::plan::{Plan, PlannedTensor, Request};
 
 /// Files that the repository brings along; a missing one fails the test.
 pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/fixtures")
-        .join(name)
+    // This file serves two packages, at different depths below the repository's root.
+    let manifest_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders = manifest_dir
+        .ancestors()
+        .map(|dir| dir.join("tests/fixtures"));
+    folders.find(|dir| dir.is_dir()).unwrap().join(name)
 }
 
 /// A tensor of a checkpoint to be written.
