@@ -2,10 +2,12 @@
 
 mod chat;
 mod cli;
+mod families;
 mod gguf;
 mod inspect;
 mod kernels;
 mod model;
+mod rules;
 mod run;
 #[cfg(unix)]
 mod terminal;
