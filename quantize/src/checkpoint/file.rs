@@ -37,6 +37,14 @@ pub enum FileError {
         /// Its length.
         n_bytes: u64,
     },
+    /// A text file with other bytes in it.
+    #[error("{path}: invalid UTF-8 at byte {offset}")]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// The first bad byte.
+        offset: usize,
+    },
     /// A file that is read whole is larger than any real one.
     #[error("{path}: {n_bytes} bytes, expected at most {max_bytes}")]
     TooLarge {
@@ -63,14 +71,16 @@ impl FileError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Some("INPUT is a folder with config.json, *.safetensors and a tokenizer".into())
             }
+            Self::NotUtf8 { .. } => Some("the file is damaged: download it again".into()),
             _ => None,
         }
     }
 }
 
-/// Opens a regular file of the checkpoint `dir` and gives its length in bytes. Never blocks on a FIFO.
-pub fn open(dir: &Path, name: &str) -> Result<(File, u64), FileError> {
-    let path = dir.join(name);
+/// Opens a regular file of a checkpoint and gives its length in bytes. Never blocks on a FIFO, and follows no link
+/// out of the file's folder.
+pub fn open(path: &Path) -> Result<(File, u64), FileError> {
+    let path = path.to_path_buf();
     let io_error = |source| FileError::Io {
         path: path.clone(),
         source,
@@ -81,7 +91,11 @@ pub fn open(dir: &Path, name: &str) -> Result<(File, u64), FileError> {
     }
     if path.is_symlink() {
         let target = path.canonicalize().map_err(io_error)?;
-        let home = dir.canonicalize().map_err(io_error)?;
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let home = dir
+            .unwrap_or(Path::new("."))
+            .canonicalize()
+            .map_err(io_error)?;
         if !target.starts_with(&home) && !is_hub_blob(&home, &target) {
             return Err(FileError::LinkLeadsOut { path, target });
         }
@@ -95,13 +109,21 @@ pub fn open(dir: &Path, name: &str) -> Result<(File, u64), FileError> {
 }
 
 /// Reads a file of at most `max_bytes` bytes; `None` if there is none of that name.
-pub fn read_optional(dir: &Path, name: &str, max_bytes: u64) -> Result<Option<Vec<u8>>, FileError> {
-    match dir.join(name).symlink_metadata() {
+pub fn read_optional(path: &Path, max_bytes: u64) -> Result<Option<Vec<u8>>, FileError> {
+    match path.symlink_metadata() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         _ => {}
     }
-    let path = dir.join(name);
-    let (file, n_bytes) = open(dir, name)?;
+    let (file, n_bytes) = open(path)?;
+    let path = path.to_path_buf();
+    let mut bytes = Vec::new();
+    if n_bytes <= max_bytes {
+        // One byte more than allowed, to notice a file that grew since it was measured.
+        if let Err(source) = file.take(max_bytes + 1).read_to_end(&mut bytes) {
+            return Err(FileError::Io { path, source });
+        }
+    }
+    let n_bytes = n_bytes.max(bytes.len() as u64);
     if n_bytes > max_bytes {
         return Err(FileError::TooLarge {
             path,
@@ -109,12 +131,22 @@ pub fn read_optional(dir: &Path, name: &str, max_bytes: u64) -> Result<Option<Ve
             max_bytes,
         });
     }
-    let mut bytes = Vec::new();
-    // `take` again: the file may grow between the check and the read.
-    file.take(max_bytes)
-        .read_to_end(&mut bytes)
-        .map_err(|source| FileError::Io { path, source })?;
     Ok(Some(bytes))
+}
+
+/// [`read_optional`] for a text file; a byte order mark at its start is dropped.
+pub fn read_text_optional(path: &Path, max_bytes: u64) -> Result<Option<String>, FileError> {
+    let Some(bytes) = read_optional(path, max_bytes)? else {
+        return Ok(None);
+    };
+    let text = String::from_utf8(bytes).map_err(|error| FileError::NotUtf8 {
+        path: path.to_path_buf(),
+        offset: error.utf8_error().valid_up_to(),
+    })?;
+    Ok(Some(match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    }))
 }
 
 /// The hub's cache keeps `<repo>/snapshots/<revision>/NAME` as a link to `<repo>/blobs/<hash>`.

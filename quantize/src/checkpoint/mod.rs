@@ -35,7 +35,7 @@ const MAX_CONFIG_BYTES: u64 = 1 << 20;
 impl Checkpoint {
     /// Opens the checkpoint in `dir`: the cheap and most telling file first, the weights last.
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        let config = file::read_optional(dir, "config.json", MAX_CONFIG_BYTES)?
+        let config = file::read_optional(&dir.join("config.json"), MAX_CONFIG_BYTES)?
             .ok_or_else(|| Error::NotACheckpoint { path: dir.into() })?;
         let config = ModelConfig::parse(&config)?;
         let tokenizer = SourceTokenizer::load(dir)?;

@@ -262,7 +262,7 @@ impl Weights {
                 tensors,
             });
         }
-        match file::read_optional(dir, INDEX_NAME, MAX_INDEX_BYTES)? {
+        match file::read_optional(&dir.join(INDEX_NAME), MAX_INDEX_BYTES)? {
             Some(index) => Self::open_sharded(dir, &index),
             None => Err(no_weights(dir)),
         }
@@ -382,7 +382,7 @@ fn open_file(
     name: &str,
     index: usize,
 ) -> Result<(WeightFile, Vec<Tensor>), ShardError> {
-    let (handle, n_bytes) = file::open(dir, name)?;
+    let (handle, n_bytes) = file::open(&dir.join(name))?;
     if n_bytes < 8 {
         return Err(ShardError::TooShort {
             file: name.into(),

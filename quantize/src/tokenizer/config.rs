@@ -7,9 +7,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use yi_gguf::Metadata;
 
+use super::MAX_CONFIG_BYTES;
 use super::TokenizerError;
-use super::files::{MAX_CONFIG_BYTES, read_optional, read_text_optional};
 use super::vocabulary::AddedToken;
+use crate::checkpoint::file::{read_optional, read_text_optional};
 
 /// The chat templates of a model, as Jinja source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -2,29 +2,16 @@
 
 use std::path::PathBuf;
 
+use crate::checkpoint::FileError;
+
 /// A defect in a checkpoint's tokenizer files, or a tokenizer that GGUF cannot express.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages say what the fields are
 pub enum TokenizerError {
     #[error("{}: neither tokenizer.model nor tokenizer.json is there", dir.display())]
     NoTokenizer { dir: PathBuf },
-    #[error("{}: cannot be read: {source}", file.display())]
-    Io {
-        file: PathBuf,
-        source: std::io::Error,
-    },
-    #[error("{}: not a regular file", file.display())]
-    NotAFile { file: PathBuf },
-    #[error("{}: {n_bytes} bytes, expected at most {limit}", file.display())]
-    FileTooLarge {
-        file: PathBuf,
-        n_bytes: u64,
-        limit: u64,
-    },
-    #[error("{}: a Git-LFS pointer, not the file itself", file.display())]
-    LfsPointer { file: PathBuf },
-    #[error("{}: invalid UTF-8 at byte {offset}", file.display())]
-    FileNotUtf8 { file: PathBuf, offset: usize },
+    #[error(transparent)]
+    File(#[from] FileError),
 
     #[error("{}: truncated: a field at byte {offset} needs {needed} bytes, {available} are left", file.display())]
     ProtobufTruncated {
@@ -226,15 +213,12 @@ impl TokenizerError {
             E::NoTokenizer { .. } => {
                 "download the checkpoint's tokenizer.model (or tokenizer.json) into the same folder"
             }
-            E::LfsPointer { .. } => {
-                "run `git lfs pull` in the checkpoint's folder, or download the file again"
-            }
+            E::File(e) => return e.hint(),
             E::ProtobufTruncated { .. }
             | E::ProtobufVarint { .. }
             | E::ProtobufWireType { .. }
             | E::ProtobufFieldZero { .. }
             | E::NoSpec { .. }
-            | E::FileNotUtf8 { .. }
             | E::TokenNotUtf8 { .. } => "the file is damaged: download it again",
             E::UnsupportedSentencePiece { .. } => {
                 "only SentencePiece BPE models with byte fallback and the identity normalizer can be converted"

@@ -9,7 +9,6 @@
 
 mod config;
 mod error;
-mod files;
 mod json;
 mod model_card;
 mod model_file;
@@ -29,11 +28,18 @@ pub use selftest::self_test;
 pub use spm::SpmTokenizer;
 pub use vocabulary::{TokenType, Vocabulary};
 
+use crate::checkpoint::file::read_optional;
 use config::{NamedToken, TokenizerConfig};
-use files::{MAX_MODEL_BYTES, MAX_TOKENIZER_JSON_BYTES, read_optional};
 use json::JsonTokenizer;
 use model_file::PieceType;
 use segments::{Segment, SymbolMatcher};
+
+/// Largest `tokenizer.model`; known ones are under 5 MB.
+const MAX_MODEL_BYTES: u64 = 64 << 20;
+/// Largest `tokenizer.json`; known ones are under 40 MB.
+const MAX_TOKENIZER_JSON_BYTES: u64 = 128 << 20;
+/// Largest of the other files: configurations, chat templates, the model card.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// A checkpoint's tokenizer, and the vocabulary that follows from it.
 #[derive(Debug)]

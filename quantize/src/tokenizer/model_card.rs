@@ -8,8 +8,9 @@ use std::path::Path;
 
 use yi_gguf::Metadata;
 
+use super::MAX_CONFIG_BYTES;
 use super::TokenizerError;
-use super::files::{MAX_CONFIG_BYTES, read_optional};
+use crate::checkpoint::file::read_optional;
 
 /// What a model card says about a model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

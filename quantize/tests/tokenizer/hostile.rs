@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use yi_gguf::Metadata;
+use yi_quantize::checkpoint::FileError;
 use yi_quantize::tokenizer::{SourceTokenizer, SpmTokenizer, TokenizerError as E, self_test};
 
 use crate::util::{
@@ -147,7 +148,10 @@ fn model_that_is_empty() {
 #[test]
 fn model_that_is_a_git_lfs_pointer() {
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1033105\n";
-    assert_error!(with_text("tokenizer.model", pointer), E::LfsPointer { .. });
+    assert_error!(
+        with_text("tokenizer.model", pointer),
+        E::File(FileError::LfsPointer { .. })
+    );
 }
 
 #[test]
@@ -155,7 +159,7 @@ fn model_that_is_a_folder() {
     let dir = copy_golden();
     std::fs::remove_file(dir.path().join("tokenizer.model")).unwrap();
     std::fs::create_dir(dir.path().join("tokenizer.model")).unwrap();
-    assert_error!(dir, E::NotAFile { .. });
+    assert_error!(dir, E::File(FileError::NotRegular { .. }));
 }
 
 #[test]
@@ -165,10 +169,10 @@ fn model_larger_than_the_limit() {
     file.set_len(1 << 40).unwrap(); // sparse: nothing is written
     assert_error!(
         dir,
-        E::FileTooLarge {
+        E::File(FileError::TooLarge {
             n_bytes: 0x100_0000_0000,
             ..
-        }
+        })
     );
 }
 
@@ -337,7 +341,7 @@ fn json_cut_short_or_not_utf8() {
     );
     assert_error!(
         with_text("chat_template.jinja", b"ok\xff"),
-        E::FileNotUtf8 { offset: 2, .. }
+        E::File(FileError::NotUtf8 { offset: 2, .. })
     );
 }
 

@@ -9,8 +9,7 @@ use yi_quantize::checkpoint::Checkpoint;
 use yi_quantize::error::Error;
 use yi_quantize::file_type::FileType;
 use yi_quantize::output::Target;
-use yi_quantize::pipeline::Progress;
-use yi_quantize::plan::{Plan, PlannedTensor, Request};
+use yi_quantize::plan::{Plan, Request};
 
 /// Files that the repository brings along; a missing one fails the test.
 pub fn fixture(name: &str) -> PathBuf {
@@ -246,17 +245,10 @@ pub fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
     file
 }
 
-struct Silent;
-
-impl Progress for Silent {
-    fn tensor(&self, _: usize, _: &PlannedTensor) {}
-    fn advance(&self, _: u64) {}
-}
-
 /// Converts through the library, as the program does.
 pub fn convert(input: &Path, output: &Path, file_type: FileType) -> Result<(), Error> {
     let target = Target::new(output, false, input)?;
     let checkpoint = Checkpoint::open(input)?;
     let plan = Plan::new(&checkpoint, Request { file_type })?;
-    yi_quantize::convert::convert(&checkpoint, &plan, target, &Silent, &AtomicBool::new(false))
+    yi_quantize::convert::convert(&checkpoint, &plan, target, &(), &AtomicBool::new(false))
 }
