@@ -45,17 +45,10 @@ pub fn golden() -> &'static Path {
         )
         .unwrap();
         let target = Target::new(&path, true, &input).unwrap();
-        convert(&checkpoint, &plan, target, &Quiet, &AtomicBool::new(false)).unwrap();
+        convert(&checkpoint, &plan, target, &(), &AtomicBool::new(false)).unwrap();
         path
     });
     &GOLDEN
-}
-
-struct Quiet;
-
-impl yi_quantize::pipeline::Progress for Quiet {
-    fn tensor(&self, _: usize, _: &yi_quantize::plan::PlannedTensor) {}
-    fn advance(&self, _: u64) {}
 }
 
 /// A llama model with the golden checkpoint's vocabulary, ChatML and a long context. Its weights are
