@@ -38,7 +38,7 @@ fn loading_can_be_cancelled() {
 
 #[test]
 fn logits_of_200_positions_are_the_same_at_once_and_one_by_one() {
-    let file = ModelFile::open(models::golden(), Check::Model).unwrap();
+    let file = ModelFile::open(models::chatty(), Check::Model).unwrap();
     let model = load(&file).unwrap();
     let n_vocab = model.n_vocab();
     let tokenizer = file.tokenizer(Arc::clone(&model)).unwrap();
@@ -78,7 +78,7 @@ fn logits_of_200_positions_are_the_same_at_once_and_one_by_one() {
             .zip(b)
             .map(|(a, b)| (a - b).abs())
             .fold(0f32, f32::max);
-        assert!(worst <= 0.02 * scale, "position {i}: {worst} of {scale}");
+        assert!(worst <= 5e-3 * scale, "position {i}: {worst} of {scale}");
     }
     assert_eq!(
         rows(200),
@@ -189,7 +189,7 @@ fn a_split_model_runs_and_its_lies_are_refused() {
     assert!(yi(args!["inspect", &first]).ok().contains("in 2 files"));
     // The second part is no model of its own.
     let second = dir.path().join("m-00002-of-00002.gguf");
-    run(&second).fails(3, &["split"]);
+    run(&second).fails(3, &["m-00002-of-00002.gguf"]);
 
     let renamed = dir.path().join("other.gguf");
     std::fs::copy(&first, &renamed).unwrap();
