@@ -42,6 +42,12 @@ pub fn kv_cache_bytes(metadata: &Metadata, n_ctx: u64) -> Option<u64> {
         .checked_mul(n_ctx)
 }
 
+/// Bytes of the attention mask for a batch of `n_ubatch` tokens: F32 and its F16 copy.
+#[must_use]
+pub fn mask_bytes(n_ctx: u64, n_ubatch: u64) -> u64 {
+    n_ctx.saturating_mul(n_ubatch).saturating_mul(6)
+}
+
 /// Bytes of memory that this process can still get, as the kernel estimates it: free and reclaimable
 /// memory, less where a cgroup sets a limit. `None` where the system does not tell.
 #[must_use]

@@ -236,7 +236,9 @@ impl ModelFile {
         params: &ContextParams,
         stop: Arc<AtomicBool>,
     ) -> Result<Context, Error> {
-        let needed = memory::kv_cache_bytes(self.metadata(), u64::from(params.n_ctx));
+        let n_ctx = u64::from(params.n_ctx);
+        let needed = memory::kv_cache_bytes(self.metadata(), n_ctx)
+            .map(|cache| cache.saturating_add(memory::mask_bytes(n_ctx, params.n_ubatch.into())));
         if let (Some(needed), Some(available)) = (needed, memory::available_bytes())
             && needed > available
         {

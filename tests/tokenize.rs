@@ -212,3 +212,50 @@ fn odd_input() {
     yi_with_input(args!["tokenize", "-m", models::golden()], b"\xc0").fails(3, &["byte 0"]);
     assert_eq!(ids(models::golden(), &[], "\0").len(), 1);
 }
+
+#[test]
+fn a_rendered_conversation_has_the_golden_ids() {
+    use std::ops::ControlFlow;
+    use yi::engine::template::{Message, Role};
+    use yi::llama::LoadParams;
+    use yi::model::{Check, ModelFile};
+
+    let file = ModelFile::open(models::golden(), Check::Model).unwrap();
+    let params = LoadParams {
+        vocab_only: true,
+        ..LoadParams::default()
+    };
+    let model = file
+        .load(&params, &mut |_| ControlFlow::Continue(()))
+        .unwrap();
+    let tokenizer = file.tokenizer(model).unwrap();
+    let template = file.chat_template(&tokenizer, None).unwrap();
+
+    let text = std::fs::read_to_string(models::fixture("golden/tokenization.json")).unwrap();
+    let golden: Value = serde_json::from_str(&text).unwrap();
+    let golden = |text: &str| -> Vec<i32> {
+        let cases = golden["with_special_tokens"].as_array().unwrap();
+        let case = cases.iter().find(|case| case["text"] == text).unwrap();
+        serde_json::from_value(case["ids"].clone()).unwrap()
+    };
+    for (messages, expected) in [
+        (
+            vec![Message::new(Role::User, "Hello")],
+            "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            vec![
+                Message::new(Role::System, "你是一个助手。"),
+                Message::new(Role::User, " 1+1=?"),
+            ],
+            "<|im_start|>system\n你是一个助手。<|im_end|>\n<|im_start|>user\n 1+1=?<|im_end|>\n<|im_start|>assistant\n",
+        ),
+    ] {
+        let rendered = template.render(&messages, true).unwrap();
+        assert_eq!(rendered.text, expected);
+        assert_eq!(
+            tokenizer.encode_rendered(&rendered).unwrap(),
+            golden(expected)
+        );
+    }
+}
