@@ -47,28 +47,24 @@ pub struct Args {
 /// Carries out a parsed command line.
 pub fn run(args: &Args) -> Result<(), Error> {
     let started = Instant::now();
-    if args.dry_run {
-        let checkpoint = Checkpoint::open(&args.input)?;
-        let plan = Plan::new(
-            &checkpoint,
-            Request {
-                file_type: args.file_type,
-            },
-        )?;
-        return print(&if args.json {
+    // Where the output cannot be, the checkpoint need not be looked at.
+    let target = match args.dry_run {
+        true => None,
+        false => Some(Target::new(&args.output, args.force, &args.input)?),
+    };
+    let checkpoint = Checkpoint::open(&args.input)?;
+    let request = Request {
+        file_type: args.file_type,
+    };
+    let plan = Plan::new(&checkpoint, request)?;
+    let Some(target) = target else {
+        let text = if args.json {
             plan_json(&plan).to_string()
         } else {
             plan_table(&plan)
-        });
-    }
-    let target = Target::new(&args.output, args.force, &args.input)?;
-    let checkpoint = Checkpoint::open(&args.input)?;
-    let plan = Plan::new(
-        &checkpoint,
-        Request {
-            file_type: args.file_type,
-        },
-    )?;
+        };
+        return print(&text);
+    };
 
     let cancelled = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&cancelled);

@@ -23,16 +23,11 @@ pub fn build(
     set("general.architecture", "llama".into())?;
     set("general.type", "model".into())?;
     let size_label = size_label(n_params);
-    let name = match config.hub_name.as_deref().and_then(|n| n.split('/').nth(1)) {
+    let hub_name = config.hub_name.as_deref().and_then(|n| n.split('/').nth(1));
+    let name = match checkpoint.card.name.as_deref().or(hub_name) {
         Some(name) => name.to_owned(),
-        None => format!(
-            "{} {size_label}",
-            if config.architecture.starts_with("Yi") {
-                "Yi"
-            } else {
-                "Llama"
-            }
-        ),
+        None if config.architecture.starts_with("Yi") => format!("Yi {size_label}"),
+        None => format!("Llama {size_label}"),
     };
     let (basename, finetune) = name_parts(&name);
     set("general.name", name.as_str().into())?;

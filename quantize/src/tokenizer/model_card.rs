@@ -1,4 +1,4 @@
-//! The YAML front matter of a model card (`README.md`): licence, tags, languages.
+//! The YAML front matter of a model card (`README.md`): name, licence, tags, languages.
 //!
 //! Only what such cards hold at their top level is read: `key: scalar`, `key: [a, b]` and lists of
 //! `- scalar` lines. A card says nothing that a conversion needs, so what does not have this form
@@ -15,6 +15,8 @@ use crate::checkpoint::file::read_optional;
 /// What a model card says about a model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ModelCard {
+    /// The model's name (`model_name`).
+    pub name: Option<String>,
     /// The licence's identifier (`apache-2.0`, `other`).
     pub license: Option<String>,
     /// The licence's name, where the identifier is `other`.
@@ -86,6 +88,7 @@ impl ModelCard {
                 None => Vec::from_iter(scalar(value)),
             };
             match key.trim() {
+                "model_name" => card.name = values.into_iter().next(),
                 "license" => card.license = values.into_iter().next(),
                 "license_name" => card.license_name = values.into_iter().next(),
                 "license_link" => card.license_link = values.into_iter().next(),
@@ -128,10 +131,11 @@ mod tests {
     #[test]
     fn reads_the_front_matter_of_a_card() {
         let card = ModelCard::parse(
-            "---\nlicense: other # see below\nlicense_name: 'yi-license'\nlicense_link: LICENSE\n\
+            "---\nmodel_name: Yi Demo\nlicense: other # see below\nlicense_name: 'yi-license'\nlicense_link: LICENSE\n\
              widget:\n  - text: \"license: no\"\ntags: [chat, \"base\"]\nlanguage:\n- en\n# and\n- zh\n---\n\
              license: none\n",
         );
+        assert_eq!(card.name.as_deref(), Some("Yi Demo"));
         assert_eq!(card.license.as_deref(), Some("other"));
         assert_eq!(card.license_name.as_deref(), Some("yi-license"));
         assert_eq!(card.license_link.as_deref(), Some("LICENSE"));
