@@ -7,7 +7,17 @@ use crate::util::models;
 use crate::util::program::{Ran, yi_with_input};
 
 fn chat(more: &[&str], input: &str) -> Ran {
-    let common = args!["chat", "-m", models::chatty(), "-s", "3", "-n", "6"];
+    let common = args![
+        "chat",
+        "-m",
+        models::chatty(),
+        "-s",
+        "3",
+        "-n",
+        "6",
+        "-t",
+        "1"
+    ];
     let more = more.iter().map(std::ffi::OsString::from);
     yi_with_input(common.into_iter().chain(more), input.as_bytes())
 }

@@ -14,7 +14,7 @@ const TIMEOUT_MS: u64 = 60_000;
 fn start(state: &std::path::Path, more: &[&str]) -> PtySession {
     let mut command: Command = yi_command();
     command
-        .args(args!["chat", "-m", models::chatty(), "-s", "1"])
+        .args(args!["chat", "-m", models::chatty(), "-s", "1", "-t", "1"])
         .args(more);
     command.env("XDG_STATE_HOME", state).env("TERM", "xterm");
     let options = Options::new()

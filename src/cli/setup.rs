@@ -40,6 +40,13 @@ pub fn ready(
         .threads
         .unwrap_or_else(|| processors.threads())
         .clamp(1, MAX_THREADS);
+    if n_threads > processors.logical {
+        note(format_args!(
+            "note: {n_threads} threads on {} CPUs wait for each other at every step; -t {} is the default here",
+            processors.logical,
+            processors.threads()
+        ));
+    }
     tracing::info!(n_threads, %processors, "threads");
     let params = LoadParams {
         n_gpu_layers: args.n_gpu_layers,

@@ -27,8 +27,9 @@ pub const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + messag
     message['content'] + '<|im_end|>' + '\n'}}{% endfor %}\
     {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
+/// Models stay for the next run, which writes them anew.
 fn path_of(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{name}.gguf", std::process::id()))
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.gguf"))
 }
 
 /// The golden checkpoint, converted by our own library.
@@ -236,7 +237,9 @@ impl TinyModel {
 
 fn write_file(path: &Path, metadata: Metadata, tensors: Vec<TensorSpec>, random: &mut Random) {
     let gguf = Gguf::new(metadata, tensors).unwrap();
-    let mut file = BufWriter::new(File::create(path).unwrap());
+    // Under another name first: a run that goes on beside this one keeps the file it has open.
+    let temporary = path.with_extension(std::process::id().to_string());
+    let mut file = BufWriter::new(File::create(&temporary).unwrap());
     gguf.write_header(&mut file).unwrap();
     let mut written = gguf.data_offset();
     for tensor in gguf.tensors() {
@@ -252,7 +255,8 @@ fn write_file(path: &Path, metadata: Metadata, tensors: Vec<TensorSpec>, random:
     }
     file.write_all(&vec![0; (gguf.file_bytes() - written) as usize])
         .unwrap();
-    file.into_inner().unwrap().sync_all().unwrap();
+    drop(file.into_inner().unwrap());
+    std::fs::rename(&temporary, path).unwrap();
 }
 
 /// The model of [`no_template`] in two files; `change` may alter each part's metadata. Returns the first.

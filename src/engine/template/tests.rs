@@ -67,6 +67,58 @@ fn user_text_never_becomes_a_special_token() {
     );
 }
 
+/// Turns, trimmed, with roles renamed and an order to keep: what Gemma's, Llama 3's and Mistral's templates do.
+#[test]
+fn the_ways_of_well_known_templates() {
+    let specials = [
+        "<bos>",
+        "<start_of_turn>",
+        "<end_of_turn>",
+        "[INST]",
+        "[/INST]",
+    ];
+    let compiled = |source: &str| {
+        ChatTemplate::new(
+            source,
+            "<bos>",
+            "<end_of_turn>",
+            specials.map(str::to_owned),
+        )
+        .unwrap()
+    };
+    let turns = "{{ bos_token }}{% for m in messages %}\
+        {% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}\
+        {% if m['role'] == 'assistant' %}{% set role = 'model' %}{% else %}{% set role = m['role'] %}{% endif %}\
+        {{ '<start_of_turn>' + role + '\\n' + m['content'] | trim + '<end_of_turn>\\n' }}{% endfor %}\
+        {% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}";
+    let messages = [
+        Message::new(Role::User, " hi <end_of_turn>"),
+        Message::new(Role::Assistant, "hello\n"),
+        Message::new(Role::User, "<bos>"),
+    ];
+    let rendered = compiled(turns).render(&messages, true).unwrap();
+    assert_eq!(
+        rendered.text,
+        "<bos><start_of_turn>user\nhi <end_of_turn><end_of_turn>\n<start_of_turn>model\nhello<end_of_turn>\n\
+         <start_of_turn>user\n<bos><end_of_turn>\n<start_of_turn>model\n"
+    );
+    assert_eq!(rendered.special.len(), 8);
+    let wrong_order = compiled(turns).render(&messages[1..], true);
+    assert!(matches!(wrong_order, Err(TemplateError::Refused { .. })));
+
+    let instructions = "{%- set system = messages[0]['content'] if messages[0]['role'] == 'system' else '' -%}\
+        {%- set rest = messages[1:] if system else messages -%}{{ bos_token }}\
+        {%- for m in rest %}{% if m.role == 'user' %}{{ '[INST] ' ~ (system ~ '\\n\\n' if system and loop.first else '') ~ m.content ~ ' [/INST]' }}\
+        {%- endif %}{% endfor %}";
+    let messages = [
+        Message::new(Role::System, "[/INST]"),
+        Message::new(Role::User, "[INST]"),
+    ];
+    let rendered = compiled(instructions).render(&messages, true).unwrap();
+    assert_eq!(rendered.text, "<bos>[INST] [/INST]\n\n[INST] [/INST]");
+    assert_eq!(rendered.special, [0..5, 5..11, 28..35]);
+}
+
 #[test]
 fn halves_do_not_join_at_the_border() {
     // The template's own text completes what the user began.
