@@ -1,6 +1,7 @@
 //! From text to tokens and back: templates, tokens, sampling, generation.
 
 pub mod generate;
+mod jinja;
 pub mod sample;
 pub mod stream;
 pub mod template;

@@ -12,10 +12,11 @@
 use std::io;
 use std::ops::Range;
 
-use minijinja::value::{Kwargs, Value};
-use minijinja::{AutoEscape, Environment, ErrorKind, context};
+use minijinja::value::Value;
+use minijinja::{Environment, context};
 use serde::Serialize;
 
+use super::jinja::{NAME, add, environment, failure};
 use super::trace;
 
 /// A template larger than this is refused; the largest in use has some 20 KB.
@@ -26,8 +27,6 @@ pub const MAX_OUTPUT_BYTES: usize = 16 << 20;
 const BASE_FUEL: u64 = 1_000_000;
 /// Fuel for each byte of the messages.
 const FUEL_PER_BYTE: u64 = 2;
-/// Calls of macros within macros.
-const MAX_RECURSION: usize = 100;
 
 /// The template that Yi's chat models use, for files that have none.
 pub const CHATML: &str = "{% for message in messages %}\
@@ -148,8 +147,6 @@ impl std::fmt::Debug for ChatTemplate {
             .finish_non_exhaustive()
     }
 }
-
-const NAME: &str = "chat";
 
 impl ChatTemplate {
     /// Compiles a template. `bos` and `eos` are the texts of the model's start and end tokens (empty
@@ -388,126 +385,6 @@ fn json_value(value: &serde_json::Value, text: &dyn Fn(&str) -> String) -> Value
             let key = if is_name { key.clone() } else { text(key) };
             (key, json_value(value, text))
         })),
-    }
-}
-
-fn environment() -> Environment<'static> {
-    let mut environment = Environment::new();
-    environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.set_recursion_limit(MAX_RECURSION);
-    // As transformers sets its own Jinja up, which the templates are written for.
-    let mut syntax = minijinja::syntax::SyntaxConfig::builder();
-    let syntax = syntax.trim_blocks(true).lstrip_blocks(true).build();
-    environment.set_syntax(syntax.expect("the default delimiters are valid"));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_filter("tojson", tojson);
-    environment.add_function(
-        "raise_exception",
-        |message: String| -> Result<Value, minijinja::Error> {
-            Err(
-                minijinja::Error::new(ErrorKind::InvalidOperation, message.clone())
-                    .with_source(Raised(message)),
-            )
-        },
-    );
-    environment.add_function("strftime_now", |format: String, _ignored: Kwargs| {
-        jiff::fmt::strtime::format(&format, &jiff::ZonedDateTime::now())
-            .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e.to_string()))
-    });
-    environment
-}
-
-/// JSON as Python's `json.dumps(..., ensure_ascii=False)` writes it, which the models were trained on;
-/// minijinja's own filter escapes for HTML.
-fn tojson(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
-    let failed = |e: String| minijinja::Error::new(ErrorKind::BadSerialization, e);
-    let indent: Option<usize> = options.get("indent")?;
-    let mut bytes = Vec::new();
-    let written = match indent {
-        Some(indent) => {
-            let indent = " ".repeat(indent.min(16));
-            let formatter = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(
-                &mut bytes, formatter,
-            ))
-        }
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(
-            &mut bytes, OneLine,
-        )),
-    };
-    written.map_err(|e| failed(e.to_string()))?;
-    String::from_utf8(bytes).map_err(|e| failed(e.to_string()))
-}
-
-/// `, ` and `: ` between the items.
-struct OneLine;
-
-impl serde_json::ser::Formatter for OneLine {
-    fn begin_array_value<W: ?Sized + io::Write>(
-        &mut self,
-        w: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        if first { Ok(()) } else { w.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + io::Write>(
-        &mut self,
-        w: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        if first { Ok(()) } else { w.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, w: &mut W) -> io::Result<()> {
-        w.write_all(b": ")
-    }
-}
-
-fn add(environment: &mut Environment<'static>, source: &str) -> Result<(), TemplateError> {
-    environment
-        .add_template_owned(NAME, source.to_owned())
-        .map_err(|e| TemplateError::Syntax {
-            detail: describe(&e),
-        })
-}
-
-/// Marks an error as the template's own decision.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Raised(String);
-
-fn failure(error: &minijinja::Error, full: bool) -> TemplateError {
-    if full {
-        return TemplateError::OutputTooLarge;
-    }
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(current) = source {
-        if let Some(Raised(message)) = current.downcast_ref::<Raised>() {
-            return TemplateError::Refused {
-                message: message.clone(),
-            };
-        }
-        if current
-            .downcast_ref::<minijinja::Error>()
-            .is_some_and(|e| e.kind() == ErrorKind::OutOfFuel)
-        {
-            return TemplateError::OutOfFuel;
-        }
-        source = current.source();
-    }
-    TemplateError::Failed {
-        detail: describe(error),
-    }
-}
-
-fn describe(error: &minijinja::Error) -> String {
-    let detail = error
-        .detail()
-        .map_or_else(|| error.kind().to_string(), str::to_owned);
-    match error.line() {
-        Some(line) => format!("{detail} (line {line})"),
-        None => detail,
     }
 }
 

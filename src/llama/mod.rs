@@ -12,13 +12,13 @@ mod log;
 mod model;
 mod stream;
 mod threadpool;
+mod vocab;
 
 pub use backend::{Backend, BackendError, backend};
 pub use batch::Batch;
 pub use context::{Context, ContextError, ContextParams, DecodeError, all_logits};
-pub use model::{
-    LoadError, LoadParams, Model, Progress, Source, TokenAttributes, TokenizeError, VocabKind,
-};
+pub use model::{LoadError, LoadParams, Model, Progress, Source};
+pub use vocab::{TokenAttributes, TokenizeError, VocabKind};
 
 /// A token's number in the vocabulary; llama.cpp uses -1 for none, which never appears here.
 pub type TokenId = i32;
