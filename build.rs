@@ -147,24 +147,27 @@ fn same_file(a: &Path, b: &Path) -> bool {
     }
 }
 
-/// Tells the linker where the executables find the libraries: beside themselves. Test executables are
-/// one folder deeper.
+/// Tells the linker where the executables find the libraries: beside themselves. Tests and examples
+/// are one folder deeper.
 fn search_path() {
     match env::var("CARGO_CFG_TARGET_OS").as_deref() {
         Ok("macos" | "ios") => {
             println!("cargo:rustc-link-arg-bins=-Wl,-rpath,@loader_path");
-            println!("cargo:rustc-link-arg-tests=-Wl,-rpath,@loader_path");
-            println!("cargo:rustc-link-arg-tests=-Wl,-rpath,@loader_path/..");
+            for kind in ["tests", "examples"] {
+                println!("cargo:rustc-link-arg-{kind}=-Wl,-rpath,@loader_path/..");
+            }
         }
         Ok("windows") => {} // A DLL beside the executable is found by rule.
         _ => {
             // Old-style RPATH: it also serves what the libraries need themselves, and LD_LIBRARY_PATH
             // cannot put another llama.cpp in front of it.
-            for kind in ["bins", "tests"] {
+            for kind in ["bins", "tests", "examples"] {
                 println!("cargo:rustc-link-arg-{kind}=-Wl,--disable-new-dtags");
             }
             println!("cargo:rustc-link-arg-bins=-Wl,-rpath,$ORIGIN");
-            println!("cargo:rustc-link-arg-tests=-Wl,-rpath,$ORIGIN:$ORIGIN/..");
+            for kind in ["tests", "examples"] {
+                println!("cargo:rustc-link-arg-{kind}=-Wl,-rpath,$ORIGIN/..");
+            }
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use yi_quantize::error::exit_code;
+
 use crate::engine::generate::GenerateError;
 use crate::engine::sample::SamplingError;
 use crate::engine::template::TemplateError;
@@ -33,13 +35,13 @@ impl Kind {
     #[must_use]
     pub fn exit_code(self) -> u8 {
         match self {
-            Kind::Internal => 1,
-            Kind::Usage => 2,
-            Kind::InvalidInput => 3,
-            Kind::Io => 4,
-            Kind::Memory => 5,
-            Kind::Unsupported => 6,
-            Kind::Interrupted => 130,
+            Kind::Internal => exit_code::INTERNAL,
+            Kind::Usage => exit_code::USAGE,
+            Kind::InvalidInput => exit_code::INVALID_INPUT,
+            Kind::Io => exit_code::IO,
+            Kind::Memory => exit_code::MEMORY,
+            Kind::Unsupported => exit_code::UNSUPPORTED,
+            Kind::Interrupted => exit_code::INTERRUPTED,
         }
     }
 }

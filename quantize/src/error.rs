@@ -101,6 +101,8 @@ pub mod exit_code {
     pub const IO: u8 = 4;
     /// Too little memory.
     pub const MEMORY: u8 = 5;
+    /// A model that cannot do what is asked of it.
+    pub const UNSUPPORTED: u8 = 6;
     /// Stopped by the user: 128 + SIGINT, as shells have it.
     pub const INTERRUPTED: u8 = 130;
 }

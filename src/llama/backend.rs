@@ -123,7 +123,7 @@ fn start() -> Result<Backend, BackendError> {
 }
 
 /// Where the libraries may be: `backends` beside the executable, or beside it directly. Test
-/// executables lie in `deps`, one folder deeper.
+/// executables lie in `deps` and `examples`, one folder deeper.
 fn candidates() -> Vec<PathBuf> {
     let Ok(executable) = std::env::current_exe().and_then(|path| path.canonicalize()) else {
         return Vec::new();
@@ -132,7 +132,7 @@ fn candidates() -> Vec<PathBuf> {
         return Vec::new();
     };
     let mut candidates = vec![folder.join("backends"), folder.to_owned()];
-    if folder.ends_with("deps")
+    if (folder.ends_with("deps") || folder.ends_with("examples"))
         && let Some(profile) = folder.parent()
     {
         candidates.insert(0, profile.join("backends"));
