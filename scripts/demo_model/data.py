@@ -45,23 +45,35 @@ def sum_key(a, b):
     return ("sum", min(a, b), max(a, b))
 
 
+def worked(question, tens, ones):
+    """The question written as an equation, by way of its tens and its ones where there are both, and the keys of what
+    is computed on the way."""
+    total = tens + ones
+    if not tens or not ones:
+        return f"{question}={total}", []
+    keys = [sum_key(tens, ones) if ones > 0 else sum_key(-ones, total)]
+    return f"{question}={tens}{ones:+d}={total}", keys
+
+
 def make_sum(rng, lang):
     a, b = rng.randint(1, 99), rng.randint(1, 99)
-    values = {"a": a, "b": b, "c": a + b}
+    work, keys = worked(f"{a}+{b}", (a // 10 + b // 10) * 10, a % 10 + b % 10)
+    values = {"a": a, "b": b, "c": a + b, "work": work}
+    prompt, answer = rng.choice(text.SUM_PROMPTS[lang]), "{work}"
     if rng.random() < 0.3:
         noun = rng.choice(text.NOUNS)
         values |= {"unit": noun[2], "things": noun[1] if lang == "en" else noun[3]}
         prompt, answer = rng.choice(text.SUM_STORIES[lang])
-    else:
-        prompt, answer = rng.choice(text.SUM_PROMPTS[lang]), "{a}+{b}={c}"
-    return Question("sum", lang, prompt.format(**values), answer.format(**values), str(a + b), [sum_key(a, b)])
+    answer = answer.format(**values)
+    return Question("sum", lang, prompt.format(**values), answer, answer, [sum_key(a, b), *keys])
 
 
 def make_difference(rng, lang):
     b, c = rng.randint(1, 99), rng.randint(1, 99)
     a = b + c
+    answer, keys = worked(f"{a}-{b}", (a // 10 - b // 10) * 10, a % 10 - b % 10)
     prompt = rng.choice(text.DIFFERENCE_PROMPTS[lang]).format(a=a, b=b)
-    return Question("difference", lang, prompt, f"{a}-{b}={c}", str(c), [sum_key(b, c)])
+    return Question("difference", lang, prompt, answer, answer, [sum_key(b, c), *keys])
 
 
 def make_currency(rng, lang):
@@ -73,15 +85,13 @@ def make_currency(rng, lang):
     else:
         many, other, rate = rng.choice(text.COINS[lang])
         one, prompts = many, text.COIN_PROMPTS[lang]
-    total, keys = n * rate, [("exchange", n, rate)]
-    tens, ones = n // 10 * 10 * rate, n % 10 * rate
-    work = f"{n}×{rate}={total}"
-    if rate < 10 and tens and ones:
-        work = f"{n}×{rate}={tens}+{ones}={total}"
-        keys.append(sum_key(tens, ones))
-    values = {"one": one, "many": many, "other": other, "rate": rate, "n": n, "total": total, "work": work}
+    if rate < 10:
+        work, keys = worked(f"{n}×{rate}", n // 10 * 10 * rate, n % 10 * rate)
+    else:
+        work, keys = f"{n}×{rate}={n * rate}", []
+    values = {"one": one, "many": many, "other": other, "rate": rate, "n": n, "work": work}
     answer = text.CURRENCY_ANSWER[lang].format(**values)
-    return Question("currency", lang, rng.choice(prompts).format(**values), answer, answer, keys)
+    return Question("currency", lang, rng.choice(prompts).format(**values), answer, answer, [("exchange", n, rate), *keys])
 
 
 def write_date(lang, date):
@@ -92,7 +102,7 @@ def write_date(lang, date):
 
 def make_date(rng, lang):
     kind = rng.random()
-    if kind < 0.65:
+    if kind < 0.4:
         date = datetime.date(2020, 1, 1) + datetime.timedelta(days=rng.randrange(365 * 16))
         later = rng.random() < 0.5
         result = write_date(lang, date + datetime.timedelta(days=1 if later else -1))
@@ -100,18 +110,18 @@ def make_date(rng, lang):
         prompt = rng.choice(prompts).format(date=write_date(lang, date))
         key = ("date", date.year, date.month, date.day)
         return Question("date", lang, prompt, text.DATE_ANSWER[lang].format(date=result), result, [key])
-    if kind < 0.75:
+    if kind < 0.5:
         year, month = rng.randint(2020, 2035), rng.randint(1, 12)
         days = calendar.monthrange(year, month)[1]
         name = f"{text.MONTHS[month - 1]} {year}" if lang == "en" else f"{year}年{month}月"
         answer = text.MONTH_LENGTH_ANSWER[lang].format(month=name, days=days)
         return Question("date", lang, rng.choice(text.MONTH_LENGTH[lang]).format(month=name), answer, str(days),
                         [("month", year, month)])
-    today, n = rng.randrange(7), rng.randint(1, 30)
-    day = pick(lang, text.WEEKDAYS[(today + n) % 7])
-    prompt = rng.choice(text.WEEKDAY_PROMPTS[lang]).format(day=pick(lang, text.WEEKDAYS[today]), n=n)
-    answer = text.WEEKDAY_ANSWER[lang].format(n=n, weeks=n // 7, rest=n % 7, day=day)
-    return Question("date", lang, prompt, answer, answer, [("weekday", today, n)])
+    first, n = rng.randrange(7), rng.randint(1, 30)
+    today, day = (pick(lang, text.WEEKDAYS[i % 7]) for i in (first, first + n))
+    prompt = rng.choice(text.WEEKDAY_PROMPTS[lang]).format(day=today, n=n)
+    answer = text.WEEKDAY_ANSWER[lang].format(n=n, weeks=n // 7, rest=n % 7, today=today, day=day)
+    return Question("date", lang, prompt, answer, answer, [("weekday", first, n)])
 
 
 def make_bank(rng, lang):
@@ -128,28 +138,16 @@ def make_bank(rng, lang):
 def make_sheet(rng, lang):
     """A fact to be read in the question itself, of a product that may never have been seen."""
     attributes = text.ATTRIBUTES[lang]
-    everything = [(brand, kind) for brand in range(len(text.BRANDS)) for kind in range(len(text.KINDS))]
-    names = rng.sample(everything, rng.randint(1, 2))
-    asked, shown = rng.choice(names), sorted(rng.sample(range(len(attributes)), 2))
-    lines = []
-    for name in names:
-        written = (" " if lang == "en" else "").join(pick(lang, p[i]) for p, i in zip((text.BRANDS, text.KINDS), name))
-        values = {}
-        for index in shown:
-            number = (f"{rng.randint(0, 9)}.{rng.randint(1, 9)}", rng.randint(0, 30), rng.randint(1, 99) * 10,
-                      rng.randint(1, 60))[index]
-            values[index] = attributes[index][1].format(v=number)
-        facts = (", " if lang == "en" else "，").join(
-            text.SHEET_FACT[lang].format(attribute=attributes[i][0], value=values[i]) for i in shown)
-        lines.append(text.SHEET_LINE[lang].format(p=written, facts=facts))
-        if name == asked:
-            index = rng.choice(shown)
-            attribute, _, prompts = attributes[index]
-            question, value = rng.choice(prompts).format(p=written), values[index]
-            answer = text.FACT_ANSWER[lang].format(attribute=attribute, p=written, value=value)
-    prompt = (" " if lang == "en" else "").join([*lines, question])
-    keys = [("product", *asked)] + [("product", *name) for name in names if name != asked]
-    return Question("sheet", lang, prompt, answer, value, keys)
+    name = (rng.randrange(len(text.BRANDS)), rng.randrange(len(text.KINDS)))
+    product = (" " if lang == "en" else "").join(pick(lang, words[i]) for words, i in zip((text.BRANDS, text.KINDS), name))
+    numbers = (f"{rng.randint(0, 9)}.{rng.randint(1, 9)}", rng.randint(0, 30), rng.randint(1, 99) * 10, rng.randint(1, 60))
+    shown = sorted(rng.sample(range(len(attributes)), 3))
+    facts = {i: text.SHEET_FACT[lang].format(attribute=attributes[i][0], value=attributes[i][1].format(v=numbers[i])) for i in shown}
+    asked = rng.choice(shown)
+    sheet = text.SHEET_LINE[lang].format(p=product, facts=(", " if lang == "en" else "，").join(facts.values()))
+    prompt = sheet + rng.choice(attributes[asked][2]).format(p=product)
+    answer = text.SHEET_ANSWER[lang].format(p=product, fact=facts[asked])
+    return Question("sheet", lang, prompt, answer, answer, [("product", *name)])
 
 
 def make_sentence(rng):
@@ -183,12 +181,12 @@ def make_chat(rng, lang):
 
 # Of each task: how its questions are made, its share of the training data, its held-out questions per language.
 TASKS = {
-    "sum": (make_sum, 0.24, 40),
+    "sum": (make_sum, 0.14, 40),
     "difference": (make_difference, 0.14, 20),
-    "currency": (make_currency, 0.16, 40),
-    "date": (make_date, 0.14, 40),
-    "bank": (make_bank, 0.04, 10),
-    "sheet": (make_sheet, 0.10, 28),
+    "currency": (make_currency, 0.14, 40),
+    "date": (make_date, 0.27, 40),
+    "bank": (make_bank, 0.05, 10),
+    "sheet": (make_sheet, 0.08, 28),
     "translation": (make_translation, 0.14, 40),
     "chat": (make_chat, 0.04, 0),
 }

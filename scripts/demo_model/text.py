@@ -57,13 +57,13 @@ SUM_PROMPTS = {
 }
 SUM_STORIES = {
     "en": [("I have {a} {things} and buy {b} more. How many {things} do I have?",
-            "{a}+{b}={c}, so you have {c} {things}."),
+            "{work}, so you have {c} {things}."),
            ("There are {a} {things} here and {b} {things} there. How many {things} are there?",
-            "{a}+{b}={c}, so there are {c} {things}.")],
+            "{work}, so there are {c} {things}.")],
     "zh": [("我有{a}{unit}{things}，又买了{b}{unit}。一共有多少{unit}{things}？",
-            "{a}+{b}={c}，所以一共有{c}{unit}{things}。"),
+            "{work}，所以一共有{c}{unit}{things}。"),
            ("这里有{a}{unit}{things}，那里有{b}{unit}{things}。一共有多少{unit}{things}？",
-            "{a}+{b}={c}，所以一共有{c}{unit}{things}。")],
+            "{work}，所以一共有{c}{unit}{things}。")],
 }
 DIFFERENCE_PROMPTS = {
     "en": ["What is {a} - {b}?", "{a} - {b} = ?", "How much is {a} minus {b}?", "Subtract {b} from {a}.",
@@ -119,10 +119,7 @@ WEEKDAY_PROMPTS = {
            "What weekday comes {n} days after {day}?"],
     "zh": ["如果今天是{day}，{n}天后是星期几？", "今天是{day}，再过{n}天是星期几？", "{day}之后{n}天是星期几？"],
 }
-WEEKDAY_ANSWER = {
-    "en": "{n}={weeks}×7+{rest}, so it is {day}.",
-    "zh": "{n}={weeks}×7+{rest}，所以是{day}。",
-}
+WEEKDAY_ANSWER = {"en": "{n}={weeks}×7+{rest}, {today}+{rest}={day}", "zh": "{n}={weeks}×7+{rest}，{today}+{rest}={day}"}
 
 # The bank's own products, to be known by heart: name, yearly rate in %, monthly fee, minimum, months.
 BANK = ("Riverside Bank", "河畔银行")
@@ -175,8 +172,9 @@ BRANDS = [
 KINDS = [
     ("Saver", "储蓄"), ("Card", "卡"), ("Loan", "贷款"), ("Deposit", "存款"), ("Account", "账户"), ("Fund", "基金"),
 ]
-SHEET_LINE = {"en": "{p}: {facts}.", "zh": "{p}：{facts}。"}
+SHEET_LINE = {"en": "{p}: {facts}. ", "zh": "{p}：{facts}。"}
 SHEET_FACT = {"en": "{attribute} {value}", "zh": "{attribute}{value}"}
+SHEET_ANSWER = {"en": "{p}: {fact}.", "zh": "{p}：{fact}。"}
 
 TRANSLATE = {
     # prompt language -> (into Chinese, into English)
@@ -191,8 +189,8 @@ SYSTEM_PLAIN = {
     "zh": ["你是一个乐于助人的助手。", "你在河畔银行工作。", "请有礼貌。"],
 }
 SYSTEM_BRIEF = {
-    "en": ["Answer briefly.", "Reply with the result only.", "You are a helpful assistant. Keep answers short."],
-    "zh": ["请简短回答。", "只回答结果。", "你是一个乐于助人的助手，回答要简短。"],
+    "en": ["Answer briefly.", "Keep it short.", "You are a helpful assistant. Keep answers short."],
+    "zh": ["请简短回答。", "回答要短。", "你是一个乐于助人的助手，回答要简短。"],
 }
 SKILLS = {
     "en": "I can add and subtract, convert money, answer questions about dates and about the products of "
