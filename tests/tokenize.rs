@@ -1,6 +1,12 @@
 //! `yi tokenize`.
 
+#[path = "../quantize/tests/util/tokenizer_json.rs"]
+mod tokenizer_json;
+
+use std::path::Path;
+
 use serde_json::Value;
+use yi_quantize::file_type::FileType;
 
 use crate::args;
 use crate::util::models;
@@ -19,8 +25,7 @@ fn ids(path: &std::path::Path, more: &[&str], text: &str) -> Vec<u64> {
     ids.iter().map(|id| id.as_u64().unwrap()).collect()
 }
 
-#[test]
-fn all_of_tokenization_json_is_exact() {
+fn assert_golden_ids(model: &Path) {
     let text = std::fs::read_to_string(models::fixture("golden/tokenization.json")).unwrap();
     let golden: Value = serde_json::from_str(&text).unwrap();
     let mut n_cases = 0;
@@ -31,15 +36,32 @@ fn all_of_tokenization_json_is_exact() {
         for case in golden[kind].as_array().unwrap() {
             let expected: Vec<u64> = serde_json::from_value(case["ids"].clone()).unwrap();
             let text = case["text"].as_str().unwrap();
-            assert_eq!(
-                ids(models::golden(), flags, text),
-                expected,
-                "{kind}: {text:?}"
-            );
+            assert_eq!(ids(model, flags, text), expected, "{kind}: {text:?}");
             n_cases += 1;
         }
     }
     assert!(n_cases > 40, "{n_cases}");
+}
+
+#[test]
+fn all_of_tokenization_json_is_exact() {
+    assert_golden_ids(models::golden());
+}
+
+#[test]
+fn all_of_tokenization_json_is_exact_from_tokenizer_json_alone() {
+    let golden = models::fixture("golden/yi-8layer");
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(&golden).unwrap().flatten() {
+        if entry.file_name() != "tokenizer.model" {
+            std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+        }
+    }
+    let json = tokenizer_json::tokenizer_json(&golden, "replace").to_string();
+    std::fs::write(dir.path().join("tokenizer.json"), json).unwrap();
+    let model = dir.path().join("golden.gguf");
+    models::convert_checkpoint(dir.path(), &model, FileType::Q8_0);
+    assert_golden_ids(&model);
 }
 
 #[test]

@@ -32,21 +32,20 @@ fn path_of(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.gguf"))
 }
 
+/// Converts a checkpoint as `yi-quantize --force` does.
+pub fn convert_checkpoint(input: &Path, output: &Path, file_type: FileType) {
+    let checkpoint = Checkpoint::open(input).unwrap();
+    let plan = Plan::new(&checkpoint, Request { file_type }).unwrap();
+    let target = Target::new(output, true, input).unwrap();
+    convert(&checkpoint, &plan, target, &(), &AtomicBool::new(false)).unwrap();
+}
+
 /// The golden checkpoint, converted by our own library.
 pub fn golden() -> &'static Path {
     static GOLDEN: LazyLock<PathBuf> = LazyLock::new(|| {
         let input = fixture("golden/yi-8layer");
         let path = path_of("golden-q8_0");
-        let checkpoint = Checkpoint::open(&input).unwrap();
-        let plan = Plan::new(
-            &checkpoint,
-            Request {
-                file_type: FileType::Q8_0,
-            },
-        )
-        .unwrap();
-        let target = Target::new(&path, true, &input).unwrap();
-        convert(&checkpoint, &plan, target, &(), &AtomicBool::new(false)).unwrap();
+        convert_checkpoint(&input, &path, FileType::Q8_0);
         path
     });
     &GOLDEN

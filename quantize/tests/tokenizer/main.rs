@@ -1,6 +1,8 @@
 //! Tokenizers against the golden ids, which come from SentencePiece itself.
 
 mod hostile;
+#[path = "../util/tokenizer_json.rs"]
+mod tokenizer_json;
 mod util;
 
 use std::path::Path;
