@@ -72,16 +72,43 @@ impl Error {
         }
     }
 
+    /// The message and the hint as lines for a terminal. A checkpoint's names are somebody else's text: control
+    /// characters are shown and not obeyed, and what would fill the screen is cut.
+    pub fn report(&self) -> String {
+        const MAX_CHARS: usize = 2000;
+        let mut message = String::new();
+        let text = self.to_string();
+        for (i, c) in text.chars().enumerate() {
+            match c {
+                _ if i == MAX_CHARS => {
+                    message.push('…');
+                    break;
+                }
+                _ if c.is_control() => message.extend(c.escape_default()),
+                _ => message.push(c),
+            }
+        }
+        match self.hint() {
+            Some(hint) => format!("error: {message}\nhint: {hint}\n"),
+            None => format!("error: {message}\n"),
+        }
+    }
+
     /// The process's exit code; the README has the table.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Output(OutputError::Exists { .. } | OutputError::IsInput { .. }) => {
-                exit_code::USAGE
-            }
+            Self::Output(
+                OutputError::Exists { .. }
+                | OutputError::IsInput { .. }
+                | OutputError::NotRegular { .. }
+                | OutputError::NoFileName { .. },
+            ) => exit_code::USAGE,
             Self::Output(_) | Self::Write { .. } | Self::ReadBack { .. } | Self::Stdout { .. } => {
                 exit_code::IO
             }
-            Self::File(FileError::Io { .. }) | Self::Shard(ShardError::Map { .. }) => exit_code::IO,
+            Self::File(FileError::Io { .. })
+            | Self::Shard(ShardError::File(FileError::Io { .. }) | ShardError::Map { .. })
+            | Self::Tokenizer(TokenizerError::File(FileError::Io { .. })) => exit_code::IO,
             Self::Interrupted => exit_code::INTERRUPTED,
             Self::Threads { .. } => exit_code::INTERNAL,
             _ => exit_code::INVALID_INPUT,

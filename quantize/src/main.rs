@@ -1,5 +1,6 @@
 //! `yi-quantize`: see the library for what it does; here only arguments, errors and exit codes.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -9,10 +10,8 @@ fn main() -> ExitCode {
     match cli::run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
-            if let Some(hint) = error.hint() {
-                eprintln!("hint: {hint}");
-            }
+            // Nobody may be listening: the exit code says it too.
+            let _ = write!(std::io::stderr(), "{}", error.report());
             ExitCode::from(error.exit_code())
         }
     }

@@ -1,5 +1,6 @@
 //! The output file: it appears whole under its name, or not at all.
 
+use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -23,9 +24,15 @@ pub enum OutputError {
         /// The input file that it is.
         input: String,
     },
-    /// A folder, device or the like stands there.
+    /// A folder, link, device or the like stands there.
     #[error("{path}: exists and is not a regular file")]
     NotRegular {
+        /// The output.
+        path: PathBuf,
+    },
+    /// It ends in `/` or `/.`, as only a folder's name does.
+    #[error("{path}: names a folder, expected a file")]
+    NoFileName {
         /// The output.
         path: PathBuf,
     },
@@ -65,6 +72,9 @@ impl OutputError {
             Self::IsInput { .. } => {
                 Some("choose another OUTPUT; the input is never overwritten".into())
             }
+            Self::NotRegular { .. } | Self::NoFileName { .. } => {
+                Some("OUTPUT is the name of a new file; links are not followed".into())
+            }
             Self::NoSpace { .. } => {
                 Some("free some space or choose an OUTPUT on another disk".into())
             }
@@ -86,8 +96,16 @@ pub struct Target {
 
 impl Target {
     /// Checks the path against what exists: nothing but a regular file is ever replaced, that only with `force`,
-    /// and never one of the files in `input_dir`.
-    pub fn new(path: &Path, force: bool, input_dir: &Path) -> Result<Self, OutputError> {
+    /// and never `input` or one of the files in it.
+    pub fn new(path: &Path, force: bool, input: &Path) -> Result<Self, OutputError> {
+        // `Path` overlooks what stands after the name; the rename at the end would not.
+        let text = path.as_os_str().as_encoded_bytes();
+        let is_file_name = |name: &OsStr| text.ends_with(name.as_encoded_bytes());
+        if !path.file_name().is_some_and(is_file_name) {
+            return Err(OutputError::NoFileName {
+                path: path.to_path_buf(),
+            });
+        }
         let dir = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
             _ => PathBuf::from("."),
@@ -104,7 +122,7 @@ impl Target {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(OutputError::Write { path, source }),
             Ok(link) => {
-                if let Some(input) = same_file_in(input_dir, &path) {
+                if let Some(input) = same_file_in(input, &path) {
                     return Err(OutputError::IsInput { path, input });
                 }
                 if !link.is_file() {
@@ -134,8 +152,9 @@ impl Target {
                 needed_bytes,
             });
         }
+        // Cut, since the name and what is added to it must not pass a file name's usual 255 bytes.
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let prefix = format!(".{name}.");
+        let prefix = format!(".{}.", name.chars().take(40).collect::<String>());
         let mut builder = tempfile::Builder::new();
         builder.prefix(&prefix).suffix(".partial");
         #[cfg(unix)]
@@ -192,11 +211,10 @@ impl Output {
                     _ => write_error(e.error),
                 })?;
         }
-        // The rename itself must survive a crash; not every system lets a folder be opened and synced.
+        // So that the rename too survives a crash. It has happened, and the file is whole: a folder that may be
+        // written but not read, or that the system cannot sync, is no reason to report a failure.
         #[cfg(unix)]
-        File::open(&dir)
-            .and_then(|d| d.sync_all())
-            .map_err(write_error)?;
+        let _ = File::open(&dir).and_then(|d| d.sync_all());
         #[cfg(not(unix))]
         let _ = dir;
         Ok(())
@@ -213,10 +231,17 @@ impl Write for Output {
     }
 }
 
-/// The name of the checkpoint's file in `dir` that `path` also is. An earlier output there is not one of them.
-fn same_file_in(dir: &Path, path: &Path) -> Option<String> {
+/// The name of the checkpoint's file in `input` that `path` also is, or of `input` itself if it is no folder. An
+/// earlier output in the checkpoint is not one of its files.
+fn same_file_in(input: &Path, path: &Path) -> Option<String> {
     let wanted = path.metadata().ok()?;
-    let entries = std::fs::read_dir(dir).ok()?;
+    if input
+        .metadata()
+        .is_ok_and(|m| is_same(&m, input, &wanted, path))
+    {
+        return Some(input.display().to_string());
+    }
+    let entries = std::fs::read_dir(input).ok()?;
     entries
         .flatten()
         .filter(|entry| {

@@ -109,7 +109,8 @@ impl Summary {
     /// The summary as JSON.
     pub fn json(&self) -> Value {
         json!({
-            "output": self.output,
+            // JSON has no other text than Unicode: a path of other bytes is shown as well as it can be.
+            "output": self.output.to_string_lossy(),
             "totals": self.totals,
             "n_threads": self.n_threads,
             "seconds": self.elapsed.as_secs_f64(),

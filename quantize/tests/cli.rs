@@ -236,6 +236,86 @@ fn a_folder_that_is_no_checkpoint_says_what_one_is() {
     );
 }
 
+#[test]
+fn an_input_that_is_a_file_is_no_checkpoint_and_no_output() {
+    let checkpoint = written();
+    let file = checkpoint.path().join("model.safetensors");
+    let output = checkpoint.path().join("x.gguf");
+    let (code, stderr) = failure(&[&file, &output, &"Q8_0"]);
+    assert_eq!(code, 3);
+    assert!(stderr.contains("hint: INPUT is a folder"), "{stderr}");
+    let (code, stderr) = failure(&[&file, &file, &"Q8_0"]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("is the input's own"), "{stderr}");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_the_system_does_not_read_is_told_apart_from_what_is_malformed() {
+    let checkpoint = written();
+    let output = checkpoint.path().join("x.gguf");
+    let (code, stderr) = failure(&[&"no/such/folder", &output, &"Q8_0"]);
+    assert_eq!(code, 4);
+    assert!(stderr.contains("hint: INPUT is a whole"), "{stderr}");
+    for name in ["model.safetensors", "tokenizer.model", "config.json"] {
+        let checkpoint = written();
+        let path = checkpoint.path().join(name);
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(name, &path).unwrap(); // leads to itself
+        let (code, stderr) = failure(&[&checkpoint.path(), &output, &"Q8_0"]);
+        assert_eq!(code, 4, "{stderr}");
+    }
+}
+
+#[test]
+fn names_in_messages_are_shown_and_not_obeyed() {
+    let mut checkpoint = TestCheckpoint::new();
+    let name = format!("\x1b[2J\nerror: {}", "x".repeat(1 << 20));
+    checkpoint.tensors.push(util::tensor(&name, "BF16", &[64]));
+    checkpoint.write();
+    let output = checkpoint.path().join("x.gguf");
+    let (_, stderr) = failure(&[&checkpoint.path(), &output, &"Q8_0"]);
+    assert!(stderr.starts_with("error: tensor `\\u{1b}[2J\\nerror"));
+    assert!(stderr.len() < 3000 && !stderr.contains('\x1b'));
+}
+
+#[test]
+fn nobody_listening_to_stderr_changes_no_exit_code() {
+    let checkpoint = written();
+    let output = checkpoint.path().join("x.gguf");
+    let run = |type_name: &str| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        Command::new(env!("CARGO_BIN_EXE_yi-quantize"))
+            .args([checkpoint.path(), &output, Path::new(type_name)])
+            .stderr(writer)
+            .status()
+            .unwrap()
+    };
+    assert_eq!(run("Q8_0").code(), Some(0));
+    assert_eq!(run("Q8_0").code(), Some(2)); // exists by now
+}
+
+// Other systems' file names are Unicode, or must be.
+#[cfg(target_os = "linux")]
+#[test]
+fn paths_that_are_not_unicode_are_only_paths() {
+    use std::os::unix::ffi::OsStrExt;
+    let checkpoint = written();
+    let out = tempfile::tempdir().unwrap();
+    let output = out.path().join(std::ffi::OsStr::from_bytes(b"x\xff.gguf"));
+    let result = yi_quantize(&[&checkpoint.path(), &output, &"Q8_0", &"--json"]);
+    assert_eq!(result.status.code(), Some(0));
+    let summary: Value = serde_json::from_slice(&result.stdout).unwrap();
+    assert!(
+        summary["output"]
+            .as_str()
+            .unwrap()
+            .ends_with("x\u{fffd}.gguf")
+    );
+    assert!(output.exists());
+}
+
 #[cfg(unix)]
 #[test]
 fn a_stopped_conversion_leaves_nothing_behind() {

@@ -652,13 +652,25 @@ fn output_that_is_the_input_by_any_name() {
 fn output_that_is_a_folder_a_device_or_in_no_folder() {
     let checkpoint = TestCheckpoint::new();
     checkpoint.write();
+    let elsewhere = tempfile::tempdir().unwrap();
     let target = |path: &std::path::Path| {
         yi_quantize::output::Target::new(path, true, checkpoint.path()).unwrap_err()
     };
     assert!(matches!(
-        target(&std::env::temp_dir()),
+        target(elsewhere.path()),
         OutputError::NotRegular { .. }
     ));
+    // These exist no more than `x.gguf` does, but no file can get such a name in the end.
+    for name in ["x.gguf/", "x.gguf/.", "x.gguf//", ".."] {
+        let error = target(&elsewhere.path().join(name));
+        assert!(matches!(error, OutputError::NoFileName { .. }), "{error}");
+    }
+    #[cfg(unix)]
+    {
+        let dangling = elsewhere.path().join("dangling");
+        std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
+        assert!(matches!(target(&dangling), OutputError::NotRegular { .. }));
+    }
     #[cfg(unix)]
     assert!(matches!(
         target("/dev/null".as_ref()),
@@ -690,6 +702,17 @@ fn too_little_space_is_refused_with_both_figures() {
         "{error}"
     );
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn an_output_with_the_longest_name_a_folder_can_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["x".repeat(255), "易".repeat(85)] {
+        let path = dir.path().join(name);
+        let target = yi_quantize::output::Target::new(&path, false, ".".as_ref()).unwrap();
+        target.create(1).unwrap().commit().unwrap();
+        assert!(path.exists());
+    }
 }
 
 #[test]

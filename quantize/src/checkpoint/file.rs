@@ -69,7 +69,7 @@ impl FileError {
                     .into(),
             ),
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                Some("INPUT is a folder with config.json, *.safetensors and a tokenizer".into())
+                Some("INPUT is a whole checkpoint: a folder with config.json, a tokenizer and every *.safetensors file".into())
             }
             Self::NotUtf8 { .. } => Some("the file is damaged: download it again".into()),
             _ => None,

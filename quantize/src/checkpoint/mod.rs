@@ -35,6 +35,13 @@ const MAX_CONFIG_BYTES: u64 = 1 << 20;
 impl Checkpoint {
     /// Opens the checkpoint in `dir`: the cheap and most telling file first, the weights last.
     pub fn open(dir: &Path) -> Result<Self, Error> {
+        let metadata = dir.metadata().map_err(|source| FileError::Io {
+            path: dir.into(),
+            source,
+        })?;
+        if !metadata.is_dir() {
+            return Err(Error::NotACheckpoint { path: dir.into() });
+        }
         let config = file::read_optional(&dir.join("config.json"), MAX_CONFIG_BYTES)?
             .ok_or_else(|| Error::NotACheckpoint { path: dir.into() })?;
         let config = ModelConfig::parse(&config)?;
