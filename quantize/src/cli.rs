@@ -1,7 +1,6 @@
 //! The command line of `yi-quantize`: parsed here, carried out by the library.
 
 use std::io::Write;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +18,9 @@ use crate::progress::Display;
 use crate::report::{Summary, plan_json, plan_table};
 use crate::threads;
 
+/// More than any machine can use; far more would only bring the system to its limits.
+const MAX_THREADS: i64 = 4096;
+
 /// Turns a Hugging Face checkpoint into a quantized GGUF file, in one pass and without a temporary copy.
 #[derive(Debug, Parser)]
 #[command(name = "yi-quantize", version)]
@@ -31,8 +33,8 @@ pub struct Args {
     #[arg(value_name = "TYPE", ignore_case = true)]
     file_type: FileType,
     /// Threads to quantize with [default: the cores this process may use]
-    #[arg(short, long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS))]
+    threads: Option<u16>,
     /// Print what would be written, tensor by tensor, and stop
     #[arg(long)]
     dry_run: bool,
@@ -73,7 +75,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
 
     let n_threads = args
         .threads
-        .map_or_else(threads::default_threads, NonZeroUsize::get);
+        .map_or_else(threads::default_threads, usize::from);
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(n_threads)
         .build()

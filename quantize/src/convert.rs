@@ -1,7 +1,7 @@
 //! The whole way from an opened checkpoint to a finished file.
 
 use std::io::{BufReader, Seek};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use yi_gguf::Gguf;
 
@@ -21,8 +21,6 @@ pub fn convert(
     progress: &impl Progress,
     cancelled: &AtomicBool,
 ) -> Result<(), Error> {
-    // The same test as at the end, on what will be written: better before half an hour's work than after it.
-    tokenizer::self_test(&checkpoint.tokenizer, plan.gguf.metadata())?;
     let mut output = target.create(plan.gguf.file_bytes())?;
     pipeline::write(plan, &checkpoint.weights, &mut output, progress, cancelled)?;
 
@@ -33,5 +31,8 @@ pub fn convert(
     let written = Gguf::read(&mut BufReader::new(file), file_bytes)?;
     yi_gguf::check_model(&written)?;
     tokenizer::self_test(&checkpoint.tokenizer, written.metadata())?;
+    if cancelled.load(Ordering::Relaxed) {
+        return Err(Error::Interrupted);
+    }
     Ok(output.commit()?)
 }

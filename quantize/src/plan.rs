@@ -7,6 +7,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 use crate::file_type::{FileType, Mixture};
 use crate::metadata;
+use crate::tokenizer;
 
 /// What the user asked for.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +62,7 @@ impl<'a> Plan<'a> {
     ///
     /// # Errors
     /// Tensors that are missing, left over or of another shape than `config.json` says; metadata or sizes that
-    /// GGUF cannot hold; a vocabulary larger than the embedding.
+    /// GGUF cannot hold; a vocabulary larger than the embedding; a tokenizer that llama.cpp would read differently.
     pub fn new(checkpoint: &'a Checkpoint, request: Request) -> Result<Self, Error> {
         let config = &checkpoint.config;
         let named = llama::name_tensors(config, &checkpoint.weights)?;
@@ -80,6 +81,9 @@ impl<'a> Plan<'a> {
             dtype: t.dtype,
         });
         let gguf = Gguf::new(metadata, specs.collect())?;
+        // What the finished file must pass: better known now than after half an hour's work.
+        yi_gguf::check_model(&gguf)?;
+        tokenizer::self_test(&checkpoint.tokenizer, gguf.metadata())?;
         Ok(Self { gguf, tensors })
     }
 

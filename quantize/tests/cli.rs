@@ -268,6 +268,17 @@ fn what_the_system_does_not_read_is_told_apart_from_what_is_malformed() {
 }
 
 #[test]
+fn a_dry_run_refuses_what_the_conversion_would() {
+    let mut checkpoint = TestCheckpoint::new();
+    checkpoint.config["_name_or_path"] = "someone/phi-3-like".into();
+    checkpoint.write();
+    let output = checkpoint.path().join("x.gguf");
+    let (code, stderr) = failure(&[&checkpoint.path(), &output, &"Q8_0", &"--dry-run"]);
+    assert_eq!(code, 3);
+    assert!(stderr.contains("hint: give the model another"), "{stderr}");
+}
+
+#[test]
 fn names_in_messages_are_shown_and_not_obeyed() {
     let mut checkpoint = TestCheckpoint::new();
     let name = format!("\x1b[2J\nerror: {}", "x".repeat(1 << 20));
@@ -277,6 +288,17 @@ fn names_in_messages_are_shown_and_not_obeyed() {
     let (_, stderr) = failure(&[&checkpoint.path(), &output, &"Q8_0"]);
     assert!(stderr.starts_with("error: tensor `\\u{1b}[2J\\nerror"));
     assert!(stderr.len() < 3000 && !stderr.contains('\x1b'));
+}
+
+#[test]
+fn numbers_of_threads_that_make_no_sense_are_usage_errors() {
+    let checkpoint = written();
+    let output = checkpoint.path().join("x.gguf");
+    for n in ["0", "-1", "1000000000", "many"] {
+        let threads = format!("--threads={n}");
+        let (code, stderr) = failure(&[&checkpoint.path(), &output, &"Q8_0", &threads]);
+        assert_eq!(code, 2, "{stderr}");
+    }
 }
 
 #[test]

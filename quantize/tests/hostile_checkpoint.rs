@@ -716,6 +716,40 @@ fn an_output_with_the_longest_name_a_folder_can_hold() {
 }
 
 #[test]
+fn a_conversion_stopped_after_its_last_weight_leaves_nothing() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use yi_quantize::pipeline::Progress;
+    use yi_quantize::plan::{Plan, PlannedTensor, Request};
+
+    /// Stops the conversion when the last tensor begins, whose only chunk is then still written.
+    struct StopAtTheEnd<'a>(&'a AtomicBool, AtomicBool);
+    impl Progress for StopAtTheEnd<'_> {
+        fn tensor(&self, index: usize, _: &PlannedTensor) {
+            self.1.store(index == 20, Ordering::Relaxed);
+        }
+        fn advance(&self, _: u64) {
+            self.0
+                .store(self.1.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    let checkpoint = TestCheckpoint::new();
+    checkpoint.write();
+    let out = tempfile::tempdir().unwrap();
+    let target =
+        yi_quantize::output::Target::new(&out.path().join("x"), false, checkpoint.path()).unwrap();
+    let opened = yi_quantize::checkpoint::Checkpoint::open(checkpoint.path()).unwrap();
+    let file_type = FileType::Q8_0;
+    let plan = Plan::new(&opened, Request { file_type }).unwrap();
+    assert_eq!(plan.tensors.len(), 21);
+    let cancelled = AtomicBool::new(false);
+    let progress = StopAtTheEnd(&cancelled, AtomicBool::new(false));
+    let result = yi_quantize::convert::convert(&opened, &plan, target, &progress, &cancelled);
+    assert!(matches!(result, Err(Error::Interrupted)), "{result:?}");
+    assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn an_output_that_appeared_meanwhile_is_not_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x");
