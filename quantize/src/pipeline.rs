@@ -4,12 +4,11 @@
 //! order; pages of the checkpoint that have been read are given back. Memory therefore depends on the chunk and
 //! not on the tensor or the model, and the bytes do not depend on the number of threads.
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
-use crate::arch::llama::RowOrder;
 use crate::checkpoint::Weights;
 use crate::error::Error;
 use crate::kernels;
@@ -47,7 +46,11 @@ pub fn write(
     cancelled: &AtomicBool,
 ) -> Result<(), Error> {
     let io_error = |source| Error::Write { source };
-    plan.gguf.write_header(out).map_err(io_error)?;
+    // A vocabulary is written in very small pieces.
+    let mut header = BufWriter::new(&mut *out);
+    plan.gguf.write_header(&mut header).map_err(io_error)?;
+    header.flush().map_err(io_error)?;
+    drop(header);
     let mut position = plan.gguf.data_offset();
     let mut chunk = Vec::new();
     for (index, (tensor, info)) in plan.tensors.iter().zip(plan.gguf.tensors()).enumerate() {
@@ -69,11 +72,14 @@ pub fn write(
                 &mut chunk,
             )?;
             out.write_all(&chunk).map_err(io_error)?;
-            let done = first_row * source_row_bytes..end_row * source_row_bytes;
-            progress.advance(done.len() as u64);
-            if tensor.named.row_order == RowOrder::Same {
-                weights.release(tensor.named.source, done);
-            }
+            progress.advance(((end_row - first_row) * source_row_bytes) as u64);
+            // The rows of a head that the next chunk continues are still needed.
+            let row_order = tensor.named.row_order;
+            let done = row_order.group_start(first_row)..row_order.group_start(end_row);
+            weights.release(
+                tensor.named.source,
+                done.start * source_row_bytes..done.end * source_row_bytes,
+            );
         }
         weights.release(tensor.named.source, 0..tensor.n_rows * source_row_bytes);
         position = range.end;

@@ -39,6 +39,15 @@ pub enum RowOrder {
 }
 
 impl RowOrder {
+    /// The first row of the group that `row` belongs to. Rows change places only within a group: all before this
+    /// one come from rows before this one.
+    pub fn group_start(self, row: usize) -> usize {
+        match self {
+            Self::Same => row,
+            Self::InterleavedHalves { head_dim } => row / head_dim * head_dim,
+        }
+    }
+
     /// The checkpoint's row that becomes row `row` of the output.
     pub fn source_row(self, row: usize) -> usize {
         match self {
@@ -309,6 +318,7 @@ mod tests {
                 for s in 0..2 {
                     let out = h * head_dim + 2 * j + s;
                     assert_eq!(order.source_row(out), h * head_dim + (head_dim / 2) * s + j);
+                    assert_eq!(order.group_start(out), h * head_dim);
                 }
             }
         }
