@@ -33,12 +33,6 @@ pub struct ModelConfig {
     pub rms_norm_eps: f32,
     /// The output matrix is the embedding itself.
     pub tie_word_embeddings: bool,
-    /// Special token ids.
-    pub bos_token_id: Option<u32>,
-    /// The first one, where the file lists several.
-    pub eos_token_id: Option<u32>,
-    /// Padding token.
-    pub pad_token_id: Option<u32>,
 }
 
 /// The kinds of RoPE scaling that are written to GGUF.
@@ -115,7 +109,8 @@ pub const ARCHITECTURES: [&str; 3] = ["LlamaForCausalLM", "LLaMAForCausalLM", "Y
 const MAX_LAYERS: u64 = 512;
 /// Far above any real model, low enough that products of three of them fit 64 bits.
 const MAX_WIDTH: u64 = 1 << 20;
-const MAX_VOCABULARY: u64 = 1 << 24;
+/// Each row has a token, and GGUF files have no more strings than that.
+const MAX_VOCABULARY: u64 = yi_gguf::MAX_STRINGS;
 
 impl ModelConfig {
     /// Parses and checks the content of `config.json`.
@@ -167,9 +162,6 @@ impl ModelConfig {
                     key: "rms_norm_eps",
                 })?,
             tie_word_embeddings: fields.boolean("tie_word_embeddings")?,
-            bos_token_id: fields.token_id("bos_token_id")?,
-            eos_token_id: fields.token_id("eos_token_id")?,
-            pad_token_id: fields.token_id("pad_token_id")?,
         })
     }
 }
@@ -258,22 +250,6 @@ impl Fields<'_> {
         }
     }
 
-    /// An id, or the first of a list of ids; -1 stands for none in some LLaMA configs.
-    fn token_id(&self, key: &'static str) -> Result<Option<u32>, ConfigError> {
-        let Some(value) = self.get(key) else {
-            return Ok(None);
-        };
-        let first = value.as_array().map_or(Some(value), |list| list.first());
-        match first {
-            Some(v) if v.as_i64() == Some(-1) => Ok(None),
-            Some(v) => match v.as_u64().and_then(|n| u32::try_from(n).ok()) {
-                Some(id) => Ok(Some(id)),
-                None => Err(self.bad(key, value, "a token id")),
-            },
-            None => Ok(None),
-        }
-    }
-
     fn architecture(&self) -> Result<String, ConfigError> {
         let value = self.get("architectures").ok_or(ConfigError::Missing {
             key: "architectures",
@@ -321,10 +297,17 @@ impl Fields<'_> {
     /// `rope_theta` and `rope_scaling`, or transformers 5's `rope_parameters` that holds both.
     fn rope(&self) -> Result<(f32, RopeScaling), ConfigError> {
         const DEFAULT_THETA: f32 = 10_000.0;
-        let scaling_key = if self.get("rope_parameters").is_some() {
-            "rope_parameters"
-        } else {
-            "rope_scaling"
+        let scaling_key = match (self.get("rope_parameters"), self.get("rope_scaling")) {
+            (None, _) => "rope_scaling",
+            (Some(_), None) => "rope_parameters",
+            // Which of two would count depends on the reader's version.
+            (Some(parameters), Some(scaling)) if parameters == scaling => "rope_parameters",
+            (Some(_), Some(scaling)) => {
+                return Err(ConfigError::Unsupported {
+                    key: "rope_scaling beside rope_parameters",
+                    found: shorten(scaling),
+                });
+            }
         };
         let mut theta = self.positive("rope_theta")?;
         let Some(scaling) = self.get(scaling_key) else {
@@ -485,6 +468,10 @@ mod tests {
             ("mlp_bias", json!(true)),
             ("quantization_config", json!({"quant_method": "awq"})),
             ("rope_scaling", json!({"type": "longrope", "factor": 2.0})),
+            (
+                "rope_parameters",
+                json!({"rope_type": "yarn", "factor": 2.0}),
+            ),
             ("hidden_act", json!("gelu")),
             ("sliding_window", json!(4096)),
         ] {
@@ -495,6 +482,20 @@ mod tests {
             );
         }
         assert!(config_with(&json!({"attention_bias": false, "attention_dropout": 0.0})).is_ok());
+    }
+
+    #[test]
+    fn two_rope_scalings_must_be_one() {
+        let linear = json!({"type": "linear", "factor": 2.0});
+        let text = linear.to_string();
+        let with = |scaling: &Value| {
+            config_with(&json!({"rope_parameters": {"type": "default"}, "rope_scaling": scaling}))
+        };
+        assert!(matches!(
+            with(&linear),
+            Err(ConfigError::Unsupported { found, .. }) if found == text
+        ));
+        assert!(with(&json!({"type": "default"})).is_ok() && with(&Value::Null).is_ok());
     }
 
     #[test]

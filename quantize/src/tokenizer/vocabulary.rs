@@ -1,6 +1,6 @@
 //! The vocabulary as GGUF stores it: tokens, scores, types and the special ids.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use yi_gguf::Metadata;
@@ -8,8 +8,8 @@ use yi_gguf::Metadata;
 use super::TokenizerError;
 use super::config::ChatTemplates;
 
-/// Most tokens: the scores count them in f32, which is exact up to here.
-pub(super) const MAX_TOKENS: u64 = 1 << 24;
+/// Most tokens: as many as a GGUF file has strings. The scores count them in f32, which is exact up to 2^24.
+pub(super) const MAX_TOKENS: u64 = yi_gguf::MAX_STRINGS;
 
 /// Longest token, in bytes; known ones are under 200.
 const MAX_TOKEN_BYTES: usize = 1 << 16;
@@ -116,7 +116,7 @@ impl Vocabulary {
     /// llama.cpp's converter does.
     ///
     /// # Errors
-    /// More tokens than rows; a padding name that is taken; more than 2^24 rows.
+    /// More tokens than rows; a padding name that is taken; more than [`yi_gguf::MAX_STRINGS`] rows.
     pub fn pad_to_rows(&mut self, n_rows: u64) -> Result<(), TokenizerError> {
         let n_tokens = self.tokens.len() as u64;
         if n_tokens > n_rows {
@@ -263,12 +263,10 @@ impl Vocabulary {
 
     /// Marks tokens as special by their texts; those that are not there are passed over.
     pub(super) fn mark_special(&mut self, texts: &[String]) {
-        if texts.is_empty() {
-            return;
-        }
+        let texts: HashSet<&str> = texts.iter().map(String::as_str).collect();
         for (token, kind) in self.tokens.iter().zip(&mut self.types) {
             let ordinary = matches!(kind, TokenType::Normal | TokenType::UserDefined);
-            if ordinary && texts.contains(token) {
+            if ordinary && texts.contains(token.as_str()) {
                 *kind = TokenType::Control;
             }
         }
