@@ -1,6 +1,7 @@
 //! The small configuration files beside a tokenizer: which tokens are special, whether BOS and
 //! EOS are added, the chat templates, the sampling defaults.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -18,7 +19,7 @@ pub struct ChatTemplates {
     /// The template for ordinary conversations.
     pub default: Option<String>,
     /// Templates for other uses (`tool_use`, `rag`), by name.
-    pub named: Vec<(String, String)>,
+    pub named: BTreeMap<String, String>,
 }
 
 impl ChatTemplates {
@@ -34,7 +35,7 @@ impl ChatTemplates {
             metadata.insert(format!("tokenizer.chat_template.{name}"), template.as_str())?;
         }
         if !self.named.is_empty() {
-            let names: Vec<String> = self.named.iter().map(|(name, _)| name.clone()).collect();
+            let names: Vec<String> = self.named.keys().cloned().collect();
             metadata.insert("tokenizer.chat_templates", names)?;
         }
         Ok(())
@@ -48,12 +49,11 @@ impl ChatTemplates {
             None => {}
             Some(TemplateField::One(template)) => templates.default = Some(template),
             Some(TemplateField::Named(list)) => {
+                // The last of two templates with one name wins, as in a Python dictionary.
                 for NamedTemplate { name, template } in list {
-                    match name.as_str() {
-                        "default" => templates.default = Some(template),
-                        _ => templates.set_named(name, template),
-                    }
+                    templates.named.insert(name, template);
                 }
+                templates.default = templates.named.remove("default");
             }
         }
         let file = dir.join("chat_template.jinja");
@@ -61,14 +61,6 @@ impl ChatTemplates {
             templates.default = Some(template);
         }
         Ok(templates)
-    }
-
-    /// The last of two templates with one name wins, as in a Python dictionary.
-    fn set_named(&mut self, name: String, template: String) {
-        match self.named.iter_mut().find(|(present, _)| *present == name) {
-            Some((_, present)) => *present = template,
-            None => self.named.push((name, template)),
-        }
     }
 }
 
@@ -202,6 +194,17 @@ impl GenerationConfig {
     pub fn load(dir: &Path) -> Result<Self, TokenizerError> {
         let file = dir.join("generation_config.json");
         let raw: GenerationFile = read_json(&file)?.unwrap_or_default();
+        let numbers = [
+            ("temperature", raw.temperature),
+            ("top_p", raw.top_p),
+            ("repetition_penalty", raw.repetition_penalty),
+        ];
+        for (key, value) in numbers {
+            // As a recommendation in the output it would stop everyone who runs the file.
+            if let Some(found) = value.filter(|x| !(x.is_finite() && *x >= 0.0)) {
+                return Err(TokenizerError::SamplingNumber { file, key, found });
+            }
+        }
         Ok(GenerationConfig {
             file,
             temperature: raw.temperature,

@@ -84,6 +84,13 @@ pub enum TokenizerError {
     #[error("{}: the tokenizers crate refuses it: {message}", file.display())]
     Crate { file: PathBuf, message: String },
 
+    #[error("{}: {key} is {found}, expected a finite number, not negative", file.display())]
+    SamplingNumber {
+        file: PathBuf,
+        key: &'static str,
+        found: f32,
+    },
+
     #[error("{}: no tokens", file.display())]
     NoTokens { file: PathBuf },
     #[error("{}: {n_tokens} tokens, expected at most {limit}", file.display())]

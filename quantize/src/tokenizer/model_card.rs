@@ -111,7 +111,8 @@ fn list_items(lines: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// A scalar without its quotes or trailing comment; None where it is empty or a block.
+/// A scalar without its quotes or trailing comment; None where it is empty, a block, or begins a collection that
+/// goes on in the lines below.
 fn scalar(text: &str) -> Option<String> {
     let text = text.trim();
     let quoted = |quote| {
@@ -121,7 +122,7 @@ fn scalar(text: &str) -> Option<String> {
     let plain = || text.split(" #").next().unwrap_or(text).trim_end();
     let value = quoted('"').or_else(|| quoted('\'')).unwrap_or_else(plain);
     let block = matches!(value, "|" | ">" | "|-" | ">-" | "null" | "~");
-    (!value.is_empty() && !block).then(|| value.to_owned())
+    (!value.is_empty() && !block && !text.starts_with(['[', '{'])).then(|| value.to_owned())
 }
 
 #[cfg(test)]
@@ -141,6 +142,13 @@ mod tests {
         assert_eq!(card.license_link.as_deref(), Some("LICENSE"));
         assert_eq!(card.tags, ["chat", "base"]);
         assert_eq!(card.languages, ["en", "zh"]);
+    }
+
+    #[test]
+    fn a_list_over_several_lines_is_passed_over() {
+        let card = ModelCard::parse("---\ntags: [\n  chat,\n]\nlicense: [mit]\n---\n");
+        assert!(card.tags.is_empty(), "{:?}", card.tags);
+        assert_eq!(card.license.as_deref(), Some("mit"));
     }
 
     #[test]

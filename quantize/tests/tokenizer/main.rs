@@ -368,6 +368,25 @@ fn generation_config_gives_sampling_defaults() {
 }
 
 #[test]
+fn sampling_defaults_that_nobody_could_run_are_refused() {
+    for (name, value) in [
+        ("temperature", json!(-0.5)),
+        ("top_p", json!(1e300)),
+        ("repetition_penalty", json!(-1)),
+    ] {
+        let dir = copy_golden();
+        golden_json(dir.path(), "generation_config.json", |config| {
+            config[name] = value
+        });
+        let error = GenerationConfig::load(dir.path()).unwrap_err();
+        assert!(
+            matches!(error, TokenizerError::SamplingNumber { key, .. } if key == name),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn a_megabyte_without_spaces_is_quick() {
     let source = SourceTokenizer::load(&Path::new(GOLDEN).join("yi-8layer")).unwrap();
     let spm = SpmTokenizer::from_gguf(&metadata_of(&source)).unwrap();
