@@ -345,7 +345,7 @@ impl Fields<'_> {
         let name = self.get("_name_or_path")?.as_str()?;
         let (organisation, model) = name.split_once('/')?;
         let plain = |s: &str| {
-            !s.is_empty()
+            (1..=96).contains(&s.len()) // the hub's own limit
                 && !s.starts_with('.')
                 && s.chars()
                     .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
@@ -514,6 +514,9 @@ mod tests {
                 .hub_name,
             None
         );
+        let endless = format!("someone/{}", "x".repeat(1 << 20));
+        let endless = config_with(&json!({"_name_or_path": endless})).unwrap();
+        assert_eq!(endless.hub_name, None);
         let named = config_with(&json!({"_name_or_path": "01-ai/Yi-34B"})).unwrap();
         assert_eq!(named.hub_name.as_deref(), Some("01-ai/Yi-34B"));
     }
