@@ -51,9 +51,11 @@ const SAMPLE: &[&str] = &[
     "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft",
 ];
 
-/// Most searches for a special token in a text: llama.cpp looks for each of them in turn, and a
-/// hostile file may have millions. Yi has about 130 and needs a twentieth of this.
-const MAX_SEARCHES: usize = 200_000_000;
+/// Most steps to test tokens with. Each costs a search for every special token, since llama.cpp looks
+/// for them in turn, and up to its length squared, since each merge looks up what it has so far. Yi
+/// needs a tenth of this; a hostile file may have millions of special tokens, or very long ones, and
+/// gets those tested that fit.
+const MAX_STEPS: u64 = 200_000_000;
 
 /// Compares the source's tokenizer with llama.cpp's algorithm on a file's metadata.
 ///
@@ -82,9 +84,14 @@ pub fn self_test(source: &SourceTokenizer, gguf: &Metadata) -> Result<(), Tokeni
         )
     };
     let n_specials = vocabulary.types.iter().filter(is_special).count();
-    let n_tested = MAX_SEARCHES / (n_specials + 1);
+    let mut n_steps = 0;
     let tokens = (0u32..).zip(vocabulary.tokens.iter().zip(&vocabulary.types));
-    for (id, (token, kind)) in tokens.take(n_tested) {
+    for (id, (token, kind)) in tokens {
+        let cost = 1 + n_specials as u64 + (token.len() as u64).pow(2);
+        if n_steps + cost > MAX_STEPS {
+            continue;
+        }
+        n_steps += cost;
         match kind {
             TokenType::Normal | TokenType::Unused => {
                 let text = token.replace('\u{2581}', " ");

@@ -581,6 +581,19 @@ fn negative_special_ids_mean_none() {
 }
 
 #[test]
+fn very_long_tokens_do_not_hold_up_the_self_test() {
+    let dir = copy_golden();
+    edit_pieces(dir.path(), |pieces| {
+        // Each merges out of the one before it: 18 MB that take cubic time if all are tested.
+        pieces.extend((2..6000).map(|n| ("q".repeat(n), -1.0, 1)));
+    });
+    let source = SourceTokenizer::load(dir.path()).unwrap();
+    let start = std::time::Instant::now();
+    self_test(&source, &crate::metadata_of(&source)).unwrap();
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+}
+
+#[test]
 fn vocabulary_and_embedding_rows_disagree() {
     let source = SourceTokenizer::load(&Path::new(GOLDEN).join("yi-8layer")).unwrap();
     let mut vocabulary = source.vocabulary().clone();
