@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::arch::llama::ArchError;
 use crate::checkpoint::{ConfigError, FileError, ShardError};
 use crate::kernels::KernelError;
-use crate::output::OutputError;
+use crate::output::{self, OutputError};
 use crate::tokenizer::TokenizerError;
 
 /// Why a conversion failed. Each message says what, where and what was expected; [`Error::hint`] what to do.
@@ -64,9 +64,7 @@ impl Error {
             Self::Gguf(e) => e.hint(),
             Self::Weight { source, .. } => source.hint(),
             Self::Output(e) => e.hint(),
-            Self::Write { source } if source.kind() == std::io::ErrorKind::StorageFull => {
-                Some("free some space or choose an OUTPUT on another disk".into())
-            }
+            Self::Write { source } => output::write_hint(source),
             Self::Threads { .. } => Some("pass a smaller --threads".into()),
             _ => None,
         }

@@ -75,15 +75,22 @@ impl OutputError {
             Self::NotRegular { .. } | Self::NoFileName { .. } => {
                 Some("OUTPUT is the name of a new file; links are not followed".into())
             }
-            Self::NoSpace { .. } => {
-                Some("free some space or choose an OUTPUT on another disk".into())
-            }
+            Self::NoSpace { .. } => Some(OTHER_DISK.into()),
+            Self::Write { source, .. } => write_hint(source),
             Self::Folder { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Some("create the folder first".into())
             }
             _ => None,
         }
     }
+}
+
+const OTHER_DISK: &str = "free some space or choose an OUTPUT on another disk";
+
+/// What the user can do about a write that failed: a disk, a quota, or a file system's largest file is full.
+pub(crate) fn write_hint(error: &io::Error) -> Option<String> {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge).then(|| OTHER_DISK.into())
 }
 
 /// An output path that may be written: checked, nothing created yet.

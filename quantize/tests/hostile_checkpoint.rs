@@ -705,6 +705,20 @@ fn too_little_space_is_refused_with_both_figures() {
 }
 
 #[test]
+fn a_disk_that_fills_up_while_writing_or_syncing_has_a_hint() {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    for kind in [StorageFull, QuotaExceeded, FileTooLarge] {
+        let (source, path) = (kind.into(), "x".into());
+        let syncing = Error::Output(OutputError::Write { path, source });
+        let source = kind.into();
+        for error in [Error::Write { source }, syncing] {
+            assert_eq!(error.exit_code(), 4);
+            assert!(error.hint().unwrap().contains("another disk"));
+        }
+    }
+}
+
+#[test]
 fn an_output_with_the_longest_name_a_folder_can_hold() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["x".repeat(255), "易".repeat(85)] {
