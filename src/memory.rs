@@ -5,8 +5,8 @@ use std::path::Path;
 
 use yi_gguf::{Metadata, Value};
 
-/// Bytes of the key-value cache for `n_ctx` tokens in F16, from the file's own numbers; `None` for models
-/// that do not state them (recurrent ones keep a state of fixed size instead).
+/// Bytes of the key-value cache for `n_ctx` tokens in F16, from the file's own numbers (`u64::MAX` where
+/// they overflow); `None` for models that do not state them (recurrent ones keep a state of fixed size).
 #[must_use]
 pub fn kv_cache_bytes(metadata: &Metadata, n_ctx: u64) -> Option<u64> {
     let architecture = metadata.str("general.architecture").ok()??;
@@ -27,19 +27,21 @@ pub fn kv_cache_bytes(metadata: &Metadata, n_ctx: u64) -> Option<u64> {
     // One number for all layers, or one for each.
     let key = format!("{architecture}.attention.head_count_kv");
     let n_kv_heads: u64 = match metadata.get(&key) {
-        None => n_heads?.checked_mul(n_layers)?,
+        None => n_heads?.saturating_mul(n_layers),
         Some(Value::Array(_)) => metadata
             .u32s(&key)
             .ok()??
             .iter()
             .map(|&n| u64::from(n))
             .sum(),
-        Some(_) => metadata.unsigned(&key).ok()??.checked_mul(n_layers)?,
+        Some(_) => metadata.unsigned(&key).ok()??.saturating_mul(n_layers),
     };
-    n_kv_heads
-        .checked_mul(k.checked_add(v)?)?
-        .checked_mul(2)?
-        .checked_mul(n_ctx)
+    Some(
+        n_kv_heads
+            .saturating_mul(k.saturating_add(v))
+            .saturating_mul(2)
+            .saturating_mul(n_ctx),
+    )
 }
 
 /// Bytes of the attention mask for a batch of `n_ubatch` tokens: F32 and its F16 copy.
@@ -101,7 +103,8 @@ mod tests {
             kv_cache_bytes(&metadata, 4096),
             Some(60 * 8 * 256 * 2 * 4096)
         );
-        assert_eq!(kv_cache_bytes(&metadata, u64::MAX), None);
+        // Too many to count is too many to hold, not unknown.
+        assert_eq!(kv_cache_bytes(&metadata, u64::MAX), Some(u64::MAX));
         assert_eq!(kv_cache_bytes(&Metadata::new(), 1), None);
     }
 
