@@ -2,6 +2,7 @@
 
 use std::io;
 
+use jiff::ZonedDateTime;
 use minijinja::value::{Kwargs, Value};
 use minijinja::{AutoEscape, Environment, ErrorKind};
 use serde::Serialize as _;
@@ -33,11 +34,15 @@ pub(super) fn environment() -> Environment<'static> {
             )
         },
     );
-    environment.add_function("strftime_now", |format: String, _ignored: Kwargs| {
-        jiff::fmt::strtime::format(&format, &jiff::ZonedDateTime::now())
+    environment
+}
+
+/// Sets what `strftime_now` takes for now.
+pub(super) fn set_clock(environment: &mut Environment<'_>, now: ZonedDateTime) {
+    environment.add_function("strftime_now", move |format: String, _ignored: Kwargs| {
+        jiff::fmt::strtime::format(&format, &now)
             .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e.to_string()))
     });
-    environment
 }
 
 /// JSON as Python's `json.dumps(..., ensure_ascii=False)` writes it, which the models were trained on;

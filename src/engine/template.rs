@@ -12,11 +12,12 @@
 use std::io;
 use std::ops::Range;
 
+use jiff::ZonedDateTime;
 use minijinja::value::Value;
 use minijinja::{Environment, context};
 use serde::Serialize;
 
-use super::jinja::{NAME, add, environment, failure};
+use super::jinja::{NAME, add, environment, failure, set_clock};
 use super::trace;
 
 /// A template larger than this is refused; the largest in use has some 20 KB.
@@ -208,6 +209,7 @@ impl ChatTemplate {
             messages,
             tools,
             add_generation_prompt,
+            now: ZonedDateTime::now(),
         };
         let plain = self.run(&self.environment, &input, &self.bos, &self.eos, &|text| {
             text.to_owned()
@@ -302,6 +304,7 @@ impl ChatTemplate {
             add_generation_prompt => input.add_generation_prompt,
         };
         let mut limited = environment.clone();
+        set_clock(&mut limited, input.now.clone());
         let n_bytes = input.n_bytes();
         limited.set_fuel(Some(
             BASE_FUEL.saturating_add(FUEL_PER_BYTE.saturating_mul(n_bytes)),
@@ -323,6 +326,8 @@ struct Input<'a> {
     messages: &'a [Message],
     tools: Option<&'a serde_json::Value>,
     add_generation_prompt: bool,
+    /// The same for all renderings, which are compared.
+    now: ZonedDateTime,
 }
 
 impl Input<'_> {

@@ -266,6 +266,13 @@ fn python_methods_and_functions_work() {
     );
 }
 
+#[test]
+fn the_time_does_not_pass_between_renderings() {
+    let source = "<|user|>{{ strftime_now('%H:%M:%S.%f') }} {{ messages[0].content }}";
+    let rendered = template(source).render(&user("hello"), false).unwrap();
+    assert_eq!(rendered.special, std::slice::from_ref(&(0..8)));
+}
+
 fn error(source: &str) -> TemplateError {
     template(source).render(&user("hello"), true).unwrap_err()
 }
