@@ -307,12 +307,12 @@ impl Session {
                     return Ok(StopReason::Interrupted);
                 }
             }
-            if self.cached.len() >= self.n_ctx {
-                return Ok(StopReason::ContextFull);
-            }
-            // The last token asked for needs no computation after it.
+            // The last token asked for needs no computation after it, and so no room in the context.
             if limits.n_predict.is_some_and(|n| outcome.tokens.len() >= n) {
                 return Ok(StopReason::Limit);
+            }
+            if self.cached.len() >= self.n_ctx {
+                return Ok(StopReason::ContextFull);
             }
             match self.compute(&[token]) {
                 Ok(index) => last = index,

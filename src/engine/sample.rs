@@ -43,6 +43,8 @@ impl Default for SamplingParams {
     }
 }
 
+/// Below this only the likeliest token has a chance; dividing the logits by much less would overflow.
+const GREEDY_TEMP: f32 = 1e-6;
 /// llama.cpp reserves memory for so many tokens at once.
 const MAX_REPEAT_LAST_N: i32 = 1 << 20;
 
@@ -182,7 +184,7 @@ impl Sampler {
                 0.0,
             ));
         }
-        if params.temp > 0.0 {
+        if params.temp > GREEDY_TEMP {
             chain.push(LlamaSampler::top_k(params.top_k));
             chain.push(LlamaSampler::top_p(params.top_p, 1));
             chain.push(LlamaSampler::min_p(params.min_p, 1));
