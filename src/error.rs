@@ -188,7 +188,7 @@ impl Error {
             Error::Template(TemplateError::Refused { .. }) => Kind::Unsupported,
             Error::Template(TemplateError::Untraceable) => Kind::Unsupported,
             Error::Template(_) => Kind::InvalidInput,
-            Error::Text(TextError::Tokenize(TokenizeError::NoVocabulary)) => Kind::Unsupported,
+            Error::Text(TextError::Tokenize(TokenizeError::Stack { .. })) => Kind::Memory,
             Error::Text(_) => Kind::Unsupported,
             Error::Generate(GenerateError::EmptyPrompt) => Kind::Usage,
             Error::Generate(GenerateError::PromptTooLong { .. }) => Kind::Unsupported,

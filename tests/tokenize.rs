@@ -200,6 +200,19 @@ fn byte_level_bpe() {
 }
 
 #[test]
+fn a_long_word_does_not_overflow_the_stack() {
+    // llama.cpp splits for this kind of BPE with std::regex, which recurses for each character.
+    let mut model = models::TinyModel::new("llama");
+    model.add_gpt2("bloom");
+    let dir = tempfile::tempdir().unwrap();
+    let path = model.write(&dir.path().join("bloom.gguf"));
+    for word in ["x", "é"] {
+        let n = 300_000;
+        assert_eq!(ids(&path, &[], &word.repeat(n)).len(), n * word.len());
+    }
+}
+
+#[test]
 fn a_megabyte_without_spaces_takes_linear_time() {
     let text = |n: usize| "héllo漢".repeat(n);
     let time = |n: usize| {
