@@ -115,7 +115,7 @@ fn start() -> Result<Backend, BackendError> {
     let backend = Backend {
         _started: started,
         folder: folder.clone(),
-        variant: variant(cpu),
+        variant: variant(),
         features: features(cpu),
     };
     tracing::info!(variant = backend.variant().unwrap_or("?"), folder = %folder.display(), "CPU library");
@@ -188,7 +188,7 @@ fn features(cpu: sys::ggml_backend_reg_t) -> Vec<(String, String)> {
 
 /// Asks the dynamic loader which file the CPU library came from.
 #[cfg(unix)]
-fn variant(_cpu: sys::ggml_backend_reg_t) -> Option<String> {
+fn variant() -> Option<String> {
     let function = cpu_function(c"ggml_backend_get_features");
     if function.is_null() {
         return None;
@@ -211,6 +211,6 @@ fn variant(_cpu: sys::ggml_backend_reg_t) -> Option<String> {
 }
 
 #[cfg(not(unix))]
-fn variant(_cpu: sys::ggml_backend_reg_t) -> Option<String> {
+fn variant() -> Option<String> {
     None
 }
