@@ -146,6 +146,14 @@ pub enum Error {
         /// The byte there.
         byte: u8,
     },
+    /// Text without end.
+    #[error("{name} holds more than {max_bytes} bytes of text")]
+    TextTooLong {
+        /// The file, or "standard input".
+        name: String,
+        /// The most that is read.
+        max_bytes: u64,
+    },
     /// Arguments that do not fit together.
     #[error("{message}")]
     Usage {
@@ -200,7 +208,7 @@ impl Error {
                 Kind::Unsupported
             }
             Error::Read { .. } | Error::Write(_) => Kind::Io,
-            Error::NotUtf8 { .. } => Kind::InvalidInput,
+            Error::NotUtf8 { .. } | Error::TextTooLong { .. } => Kind::InvalidInput,
             Error::Interrupted => Kind::Interrupted,
         }
     }

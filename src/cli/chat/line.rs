@@ -40,6 +40,11 @@ impl Lines {
         self.open.is_some()
     }
 
+    /// Bytes of the open message so far.
+    pub fn open_bytes(&self) -> usize {
+        self.open.as_ref().map_or(0, String::len)
+    }
+
     /// Forgets an open message.
     pub fn cancel(&mut self) {
         self.open = None;

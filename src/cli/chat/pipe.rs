@@ -1,11 +1,11 @@
 //! A conversation through a pipe: one message a line, the answers on standard output.
 
-use std::io::{self, BufRead as _};
+use std::io::{self, BufRead as _, Read as _};
 use std::ops::ControlFlow;
 
 use super::line::{Entry, HELP, Lines};
 use super::talk::Talk;
-use crate::cli::input::{STDIN, to_text};
+use crate::cli::input::{MAX_TEXT_BYTES, STDIN, check_size, to_text};
 use crate::cli::output::{Answer, Output, log_speed, note_full};
 use crate::cli::{note, signal};
 use crate::engine::generate::StopReason;
@@ -18,12 +18,14 @@ pub fn run(talk: &mut Talk, json: bool) -> Result<(), Error> {
     let mut output = Output::new();
     loop {
         let mut bytes = Vec::new();
-        let n_read = stdin
+        let n_read = (&mut stdin)
+            .take(MAX_TEXT_BYTES + 1)
             .read_until(b'\n', &mut bytes)
             .map_err(|source| Error::Read {
                 name: STDIN.to_owned(),
                 source,
             })?;
+        check_size(lines.open_bytes() + bytes.len(), MAX_TEXT_BYTES, STDIN)?;
         let entry = if n_read == 0 {
             lines.finish()
         } else {
