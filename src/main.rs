@@ -11,7 +11,9 @@ fn main() -> ExitCode {
         Parsed::Print(message) => {
             let printed = message.print();
             return match (message.exit_code(), printed) {
-                (0, Err(e)) if e.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::from(4),
+                (0, Err(e)) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+                    ExitCode::from(Kind::Io.exit_code())
+                }
                 (code, _) => ExitCode::from(u8::try_from(code).unwrap_or(2)),
             };
         }

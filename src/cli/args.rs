@@ -99,12 +99,19 @@ impl SamplingArgs {
                 }
             }
         })?;
-        params.seed = match u32::try_from(self.seed) {
-            Ok(seed) => seed,
-            Err(_) => random_seed()?,
+        params.seed = match self.fixed_seed() {
+            Some(seed) => seed,
+            None => random_seed()?,
         };
         tracing::info!(?params, "sampling");
         Ok(params)
+    }
+
+    /// The seed that the user chose. The largest number is -1 in 32 bits: llama.cpp takes it for "choose one".
+    pub fn fixed_seed(&self) -> Option<u32> {
+        u32::try_from(self.seed)
+            .ok()
+            .filter(|&seed| seed != u32::MAX)
     }
 
     /// When to stop.
@@ -117,7 +124,6 @@ impl SamplingArgs {
 }
 
 fn random_seed() -> Result<u32, Error> {
-    // llama.cpp takes u32::MAX for "choose one".
     getrandom::u32()
         .map(|seed| seed & 0x7FFF_FFFF)
         .map_err(|e| Error::Usage {
@@ -143,6 +149,16 @@ pub fn normalize(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString>
     for argument in arguments {
         let long = match argument.to_str() {
             _ if is_value || only_values => None,
+            // Its text may be anything, and it has none of these flags.
+            Some("tokenize")
+                if normal
+                    .iter()
+                    .skip(1)
+                    .all(|a| a.to_string_lossy().starts_with('-')) =>
+            {
+                only_values = true;
+                None
+            }
             Some("-ngl") => Some("--n-gpu-layers"),
             Some("-sys" | "--system-prompt") => Some("--system"),
             _ => None,
@@ -183,6 +199,7 @@ mod tests {
         for arguments in [
             ["yi", "run", "-p", "-ngl"],
             ["yi", "tokenize", "--", "-ngl"],
+            ["yi", "-v", "tokenize", "-sys"],
             ["yi", "run", "--prompt", "-sys"],
         ] {
             assert_eq!(normal(&arguments), arguments);

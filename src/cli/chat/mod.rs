@@ -63,7 +63,7 @@ pub fn run(args: &ChatArgs) -> Result<(), Error> {
         template,
         params,
         args.sampling.limits(),
-        args.sampling.seed >= 0,
+        args.sampling.fixed_seed().is_some(),
     );
     if let Some(system) = &args.system {
         talk.set_system(system);

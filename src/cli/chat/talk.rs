@@ -65,7 +65,9 @@ impl Talk {
 
     /// The seed of the next answer: another one for each, or the same question would always get the same.
     pub fn next_seed(&self) -> u32 {
-        self.params.seed.wrapping_add(self.n_answers)
+        // Never u32::MAX, which llama.cpp takes for "choose one".
+        let seed = u64::from(self.params.seed) + u64::from(self.n_answers);
+        (seed % u64::from(u32::MAX)) as u32
     }
 
     /// Says something and gives the model's answer, piece by piece to `on_text`.
