@@ -67,5 +67,12 @@ fn a_files_text_cannot_move_the_cursor() {
     let path = model.write(&dir.path().join("escape.gguf"));
     let text = yi(args!["inspect", &path]).ok();
     assert!(text.contains("\\u{1b}[2Jgone\\r"), "{text}");
+    let json = yi(args!["inspect", &path, "--json"]).ok();
+    assert!(!json.trim_end().chars().any(char::is_control), "{json}");
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        json["metadata"]["general.description"]["value"],
+        "\u{1b}[2Jgone\r\u{9b}31m"
+    );
     assert!(!text.contains('\u{1b}') && !text.contains('\u{9b}') && !text.contains('\r'));
 }

@@ -8,6 +8,8 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 use yi_gguf::{Array, Gguf, Value};
 
+use super::output::write_json;
+use crate::engine::stream::for_terminal;
 use crate::error::Error;
 use crate::model::{Check, ModelFile};
 
@@ -102,7 +104,7 @@ fn print_text(out: &mut impl Write, file: &ModelFile, totals: &Totals) -> io::Re
     write!(
         out,
         "{}: GGUF v{}, {}",
-        file.path().display(),
+        for_terminal(&file.path().display().to_string()),
         first.version(),
         size(totals.file_bytes)
     )?;
@@ -214,8 +216,7 @@ fn print_json(
         "bits_per_weight": totals.bits_per_weight(),
         "problem": problem.map(ToString::to_string),
     });
-    serde_json::to_writer(&mut *out, &all)?;
-    writeln!(out)
+    write_json(out, &all)
 }
 
 /// Applies `$scalar` to each variant that holds a number, and the others' own expressions.

@@ -17,6 +17,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::engine::stream::for_terminal;
 use crate::error::Error;
 
 /// Run Yi and other GGUF models on your own machine
@@ -98,10 +99,11 @@ pub fn report(error: &Error) {
     }
 }
 
-/// Prints a line for the user beside the output.
+/// Prints a line for the user beside the output. Messages hold what files say (a template's refusal, a
+/// key, a path), so control characters never get through.
 fn note(text: impl std::fmt::Display) {
     // Unlike eprintln!, this does not panic when standard error is closed.
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", for_terminal(&text.to_string()));
 }
 
 fn start_log(verbose: u8) {

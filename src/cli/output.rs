@@ -58,14 +58,23 @@ impl Output {
 
     /// Writes a value as one line of JSON.
     pub fn json(&mut self, value: &impl Serialize) -> Result<(), Error> {
-        let mut line = serde_json::to_string(value).map_err(|e| Error::Write(e.into()))?;
-        line.push('\n');
         let mut stdout = self.stdout.lock();
-        stdout
-            .write_all(line.as_bytes())
+        write_json(&mut stdout, value)
             .and_then(|()| stdout.flush())
             .map_err(Error::Write)
     }
+}
+
+/// Writes a value as one line of JSON. JSON allows DEL and the C1 control characters as they are, but
+/// terminals obey them: they are escaped, too.
+pub fn write_json(out: &mut impl io::Write, value: &impl Serialize) -> io::Result<()> {
+    let json = serde_json::to_string(value)?;
+    let mut rest = json.as_str();
+    while let Some((at, c)) = rest.char_indices().find(|(_, c)| c.is_control()) {
+        write!(out, "{}\\u{:04x}", &rest[..at], u32::from(c))?;
+        rest = &rest[at + c.len_utf8()..];
+    }
+    writeln!(out, "{rest}")
 }
 
 /// One answer in JSON.

@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::input;
+use super::output::write_json;
 use crate::engine::tokenize::Tokenizer;
 use crate::error::Error;
 use crate::llama::{LoadParams, TokenId};
@@ -89,14 +90,8 @@ fn print(args: &TokenizeArgs, tokenizer: &Tokenizer, ids: &[TokenId]) -> io::Res
     let piece =
         |&id: &TokenId| String::from_utf8_lossy(&tokenizer.piece_with_special(id)).into_owned();
     if args.json {
-        serde_json::to_writer(
-            &mut out,
-            &Tokens {
-                ids,
-                pieces: ids.iter().map(piece).collect(),
-            },
-        )?;
-        writeln!(out)?;
+        let pieces = ids.iter().map(piece).collect();
+        write_json(&mut out, &Tokens { ids, pieces })?;
     } else if args.ids {
         let mut line = String::new();
         for (i, id) in ids.iter().enumerate() {

@@ -38,7 +38,7 @@ pub fn run(talk: &mut Talk, json: bool) -> Result<(), Error> {
             Some(Entry::Bye) => return Ok(()),
             Some(Entry::Clear) => talk.clear(),
             Some(Entry::System(Some(text))) => talk.set_system(&text),
-            Some(Entry::System(None)) => note(format_args!("{}", talk.system())),
+            Some(Entry::System(None)) => note(talk.system()),
             Some(Entry::Help) => note(HELP),
             Some(Entry::Unknown(command)) => {
                 return Err(Error::Usage {

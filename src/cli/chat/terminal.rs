@@ -28,10 +28,7 @@ pub fn run(talk: &mut Talk, name: &str, json: bool) -> Result<(), Error> {
         // There is none before the first conversation.
         let _ = editor.load_history(path);
     }
-    note(format_args!(
-        "{}  (/help for help)",
-        crate::engine::stream::for_terminal(name)
-    ));
+    note(format_args!("{name}  (/help for help)"));
     let talked = talk_until_end(talk, &mut editor, json);
     if let Some(path) = &history
         && let Err(error) = history::make_folder(path)
@@ -104,10 +101,7 @@ fn talk_until_end(talk: &mut Talk, editor: &mut DefaultEditor, json: bool) -> Re
                 Some(Entry::System(None)) if talk.system().is_empty() => {
                     note("(no system message)")
                 }
-                Some(Entry::System(None)) => note(format_args!(
-                    "{}",
-                    crate::engine::stream::for_terminal(talk.system())
-                )),
+                Some(Entry::System(None)) => note(talk.system()),
                 Some(Entry::System(Some(text))) => {
                     talk.set_system(&text);
                     note(format_args!(
