@@ -51,6 +51,50 @@ fn a_seed_gives_the_same_text_again_and_another_seed_another() {
 }
 
 #[test]
+fn the_largest_seed_is_minus_one() {
+    let json = yi(args![
+        "run",
+        "-m",
+        models::chatty(),
+        "-p",
+        "x",
+        "-n",
+        "1",
+        "-s",
+        "4294967295",
+        "--json"
+    ])
+    .ok();
+    // llama.cpp would choose a seed of its own and not tell.
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert!(
+        json["seed"].as_u64().unwrap() < u64::from(u32::MAX),
+        "{json}"
+    );
+}
+
+#[test]
+fn a_temperature_next_to_0_is_0() {
+    let text = |temp: &str| {
+        yi(args![
+            "run",
+            "-m",
+            models::chatty(),
+            "-p",
+            "Hello",
+            "-n",
+            "8",
+            "-s",
+            "1",
+            "--temp",
+            temp
+        ])
+        .ok()
+    };
+    assert_eq!(text("1e-39"), text("0"));
+}
+
+#[test]
 fn json_holds_the_text_the_counts_and_the_reason() {
     let common = ["--temp", "0", "-n", "12", "-p", "Hello world"];
     let with = |more: &[&str]| {
@@ -164,6 +208,29 @@ fn the_context_s_end_is_said() {
     assert_eq!(
         (&json["stop"], &json["n_generated"]),
         (&"context_full".into(), &14.into())
+    );
+}
+
+#[test]
+fn the_limit_is_the_reason_where_the_context_ends_too() {
+    let ran = yi(args![
+        "run",
+        "-m",
+        models::chatty(),
+        "-p",
+        "Hello world",
+        "-c",
+        "8",
+        "-n",
+        "2",
+        "--ignore-eos",
+        "--json"
+    ]);
+    assert_eq!(ran.stderr, "");
+    let json: Value = serde_json::from_str(&ran.ok()).unwrap();
+    assert_eq!(
+        (&json["stop"], &json["n_generated"]),
+        (&"limit".into(), &2.into())
     );
 }
 

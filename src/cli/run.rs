@@ -47,20 +47,21 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
     let mut sampler = Sampler::new(&params, tokenizer.model().n_vocab());
     let mut output = Output::new();
     signal::catch(true);
-    let outcome =
-        ready
-            .session
-            .generate(&tokens, &mut sampler, args.sampling.limits(), |text| {
-                if args.json {
-                    std::ops::ControlFlow::Continue(())
-                } else {
-                    output.text(text)
-                }
-            })?;
+    let generated = ready
+        .session
+        .generate(&tokens, &mut sampler, args.sampling.limits(), |text| {
+            if args.json {
+                std::ops::ControlFlow::Continue(())
+            } else {
+                output.text(text)
+            }
+        });
+    // First the line's end, so that an error's message begins a line.
+    output.end()?;
+    let outcome = generated?;
     if args.json {
         output.json(&Answer::new(&outcome, params.seed))?;
     }
-    output.end()?;
     log_speed(&outcome);
     note_full(&outcome, ready.session.n_ctx());
     match outcome.stop {

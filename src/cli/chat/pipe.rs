@@ -65,15 +65,15 @@ fn answer(talk: &mut Talk, text: &str, output: &mut Output, json: bool) -> Resul
         }
     });
     signal::catch(false);
+    output.end()?;
     let outcome = answered?;
     if json {
         output.json(&Answer::new(&outcome, seed))?;
-    }
-    if !json && outcome.text.is_empty() {
+    } else if outcome.text.is_empty() {
         // One line for each answer, even for an empty one.
         let _ = output.text("\n");
+        output.end()?;
     }
-    output.end()?;
     log_speed(&outcome);
     note_full(&outcome, talk.n_ctx());
     match outcome.stop {

@@ -134,6 +134,7 @@ fn answer(talk: &mut Talk, text: &str, output: &mut Output, json: bool) -> Resul
         }
     });
     signal::catch(true);
+    output.end()?;
     let outcome = match answered {
         Ok(outcome) => outcome,
         Err(error) if error.kind() == Kind::Unsupported => {
@@ -146,7 +147,6 @@ fn answer(talk: &mut Talk, text: &str, output: &mut Output, json: bool) -> Resul
     if json {
         output.json(&Answer::new(&outcome, seed))?;
     }
-    output.end()?;
     if outcome.stop == StopReason::Interrupted {
         note("(stopped)");
     }
