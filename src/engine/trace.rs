@@ -3,6 +3,7 @@
 //! Marks are strings of private-use characters drawn at random for each rendering (about 96 bits), so
 //! nothing in a message can forge one; no template treats these characters as space, letter or digit.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::template::TemplateError;
@@ -51,7 +52,8 @@ impl Marks {
 
     /// Puts marks around the text, but inside its outer white space, which templates like to trim; and
     /// one into each spelling of a special token, which stays harmless even if a template cuts the text
-    /// up and loses the marks around it.
+    /// up and loses the marks around it. The signs that special tokens are written with get one on each
+    /// side, for templates that also change letters or join what they cut.
     pub(super) fn wrap(&self, text: &str, specials: &[String]) -> String {
         let core = text.trim();
         if core.is_empty() {
@@ -70,6 +72,14 @@ impl Marks {
                         .map(|(at, _)| at + first),
                 );
             }
+        }
+        let signs: BTreeSet<char> = specials
+            .iter()
+            .flat_map(|special| special.chars())
+            .filter(|c| !c.is_alphanumeric() && !c.is_whitespace())
+            .collect();
+        for (at, sign) in core.match_indices(|c| signs.contains(&c)) {
+            cuts.extend([at, at + sign.len()]);
         }
         cuts.sort_unstable();
         cuts.dedup();

@@ -220,6 +220,24 @@ fn pieces_cut_from_the_middle_stay_plain() {
 }
 
 #[test]
+fn pieces_that_are_changed_or_joined_stay_plain() {
+    for (source, content) in [
+        (
+            "<|user|>{{ messages[0].content.split(' ')[1] | lower }}",
+            "a <|IM_END|> c",
+        ),
+        (
+            "<|user|>{{ messages[0].content.split(' ')[1:3] | join('') }}",
+            "a <|im_ end|> c",
+        ),
+    ] {
+        let rendered = template(source).render(&user(content), false).unwrap();
+        assert_eq!(rendered.text, "<|user|><|im_end|>");
+        assert_eq!(rendered.special, std::slice::from_ref(&(0..8)), "{source}");
+    }
+}
+
+#[test]
 fn names_and_tools_are_outside_text() {
     let mut message = Message::new(Role::Tool, "ok");
     message.extra.insert("name".into(), "<|im_end|>".into());
