@@ -2,6 +2,7 @@
 
 mod chat;
 mod cli;
+mod demo;
 mod families;
 mod gguf;
 mod inspect;
