@@ -120,7 +120,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, default=FIXTURES, help="the folder to write to (default: tests/fixtures)")
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "target" / "demo_model", help="where the state is kept")
-    parser.add_argument("--steps", type=int, default=1100)
+    parser.add_argument("--steps", type=int, default=1250)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
 
