@@ -2,7 +2,7 @@
 
 use llama_cpp_sys_2::{ggml_quantize_chunk, ggml_quantize_init};
 use yi_gguf::DType;
-use yi_quantize::kernels::{KernelError, quantize_rows};
+use yi_quantize::kernels::{Isa, KernelError, Rows, quantize_rows};
 
 const N_CASES: u64 = 100_000;
 
@@ -69,7 +69,12 @@ fn check(dtype: DType) {
         let weights = case(seed, dtype);
         let expected = ggml(dtype, &weights);
         let mut found = vec![0; expected.len()];
-        match quantize_rows(dtype, &weights, weights.len(), &mut found) {
+        let rows = Rows {
+            weights: &weights,
+            n_cols: weights.len(),
+            importance: None,
+        };
+        match quantize_rows(Isa::Scalar, dtype, rows, &mut found) {
             Ok(()) => {
                 assert!(
                     found == expected,

@@ -3,10 +3,11 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use clap::Parser;
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::checkpoint::Checkpoint;
 use crate::convert::convert;
@@ -69,9 +70,10 @@ pub fn run(args: &Args) -> Result<(), Error> {
     };
 
     let cancelled = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&cancelled);
     // Without a handler the process would still end, but leave its temporary file behind.
-    let _ = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
+    for signal in [SIGINT, SIGTERM] {
+        let _ = signal_hook::flag::register(signal, Arc::clone(&cancelled));
+    }
 
     let n_threads = args
         .threads

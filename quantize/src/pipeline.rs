@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::checkpoint::Weights;
 use crate::error::Error;
-use crate::kernels;
+use crate::kernels::{self, Isa, Rows};
 use crate::plan::{Plan, PlannedTensor};
 
 /// Source bytes per chunk: large enough to keep all cores busy, small enough to stay out of the way.
@@ -97,6 +97,7 @@ fn quantize_chunk(
     let n_cols = tensor.n_cols;
     let dtype = tensor.named.source_dtype;
     let source_row_bytes = n_cols * dtype.n_bytes();
+    let isa = Isa::detect();
     let rows_per_task = (TASK_WEIGHTS / n_cols).max(1);
     // Collected in order, so that the first bad row is reported on any number of threads.
     let results: Vec<Result<(), Error>> = out
@@ -111,7 +112,12 @@ fn quantize_chunk(
                 kernels::to_f32(dtype, &source[start..start + source_row_bytes], floats);
             }
             let source_row = |row| tensor.named.row_order.source_row(task_row + row);
-            kernels::quantize_rows(tensor.dtype, scratch, n_cols, out).map_err(|e| Error::Weight {
+            let rows = Rows {
+                weights: scratch,
+                n_cols,
+                importance: None,
+            };
+            kernels::quantize_rows(isa, tensor.dtype, rows, out).map_err(|e| Error::Weight {
                 tensor: tensor.named.source.name.clone(),
                 source: e.map_row(source_row),
             })

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
-use yi_quantize::kernels::quantize_rows;
+use yi_quantize::kernels::{Isa, Rows, quantize_rows};
 
 use crate::shape::{Dtype, Tensor};
 use crate::weights::Source;
@@ -142,8 +142,17 @@ impl Shard {
                         source.fill_row(row, out);
                     }
                     let mut bytes = vec![0; ((last - first) * row_bytes) as usize];
-                    quantize_rows(dtype.ggml(), &weights, n_cols, &mut bytes)
-                        .map_err(io::Error::other)?;
+                    quantize_rows(
+                        Isa::Scalar,
+                        dtype.ggml(),
+                        Rows {
+                            weights: &weights,
+                            n_cols,
+                            importance: None,
+                        },
+                        &mut bytes,
+                    )
+                    .map_err(io::Error::other)?;
                     file.write_all_at(&bytes, data_start + offset + first * row_bytes)
                 })?;
         }

@@ -55,6 +55,14 @@ pub enum KernelError {
         /// Weights per row.
         n_cols: usize,
     },
+    /// The importance matrix has another number of columns.
+    #[error("importance of {found} columns for rows of {expected} weights")]
+    ImportanceLength {
+        /// Weights per row.
+        expected: usize,
+        /// Values given.
+        found: usize,
+    },
     /// The output buffer has the wrong size.
     #[error("output buffer has {found} bytes, expected {expected}")]
     OutputLength {

@@ -12,29 +12,40 @@ mod block;
 mod convert;
 mod error;
 mod half;
+mod isa;
 mod scalar;
 
 pub use convert::{SourceDType, to_f32};
 pub use error::KernelError;
+pub use isa::Isa;
 
 /// Quantizes whole rows, from finite `f32` weights or not at all.
 ///
-/// `src` has `n_rows` rows of `n_cols` weights, `dst` takes `n_rows` rows of
+/// `rows` are rows of `rows.n_cols` weights, `dst` takes as many rows of
 /// `dtype.row_bytes(n_cols)` bytes. The rows are independent of each other: however a tensor is cut
-/// into calls, its bytes are the same.
+/// into calls, its bytes are the same, on every instruction set.
 ///
 /// # Errors
 /// The first NaN or infinite weight; else the first block that has no finite representation in
 /// `dtype`. Buffers whose sizes disagree and types without a kernel are refused before anything is
 /// written. After an error `dst` holds nothing of use.
 pub fn quantize_rows(
+    isa: Isa,
     dtype: DType,
-    src: &[f32],
-    n_cols: usize,
+    rows: Rows,
     dst: &mut [u8],
 ) -> Result<(), KernelError> {
-    let kernel = row_kernel(dtype).ok_or(KernelError::Unsupported { dtype })?;
+    let (src, n_cols) = (rows.weights, rows.n_cols);
+    let kernel = row_kernel(isa, dtype).ok_or(KernelError::Unsupported { dtype })?;
     let shape = Shape::new(dtype, src.len(), n_cols)?;
+    if let Some(importance) = rows.importance
+        && importance.len() != n_cols
+    {
+        return Err(KernelError::ImportanceLength {
+            expected: n_cols,
+            found: importance.len(),
+        });
+    }
     if dst.len() != shape.n_bytes {
         return Err(KernelError::OutputLength {
             expected: shape.n_bytes,
@@ -48,7 +59,7 @@ pub fn quantize_rows(
             value: src[index],
         });
     }
-    kernel(src, dst).map_err(|OutOfRange { block }| {
+    kernel(&rows, dst).map_err(|OutOfRange { block }| {
         let index = largest_in_block(src, block, shape.block_len);
         KernelError::OutOfRange {
             row: index / n_cols,
@@ -61,12 +72,23 @@ pub fn quantize_rows(
 
 /// Whether [`quantize_rows`] has a kernel for `dtype`.
 pub fn supported(dtype: DType) -> bool {
-    row_kernel(dtype).is_some()
+    row_kernel(Isa::Scalar, dtype).is_some()
 }
 
-/// Finite weights, a whole number of blocks, to those blocks' bytes. Infallible but for the range
-/// of the type.
-type RowKernel = fn(&[f32], &mut [u8]) -> Result<(), OutOfRange>;
+/// Whole rows of weights, with what an error in each column counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// `n_rows * n_cols` weights.
+    pub weights: &'a [f32],
+    /// Weights per row.
+    pub n_cols: usize,
+    /// From an importance matrix: `n_cols` values, the same for every row.
+    pub importance: Option<&'a [f32]>,
+}
+
+/// Whole rows of finite weights, a whole number of blocks each, to those blocks' bytes. Infallible
+/// but for the range of the type.
+type RowKernel = fn(&Rows, &mut [u8]) -> Result<(), OutOfRange>;
 
 /// A block that has no finite representation: its index, counted from the first weight given to the
 /// kernel.
@@ -76,7 +98,10 @@ struct OutOfRange {
 }
 
 /// The kernel for a type. The one place that chooses between implementations.
-fn row_kernel(dtype: DType) -> Option<RowKernel> {
+fn row_kernel(isa: Isa, dtype: DType) -> Option<RowKernel> {
+    match isa {
+        Isa::Scalar => {}
+    }
     Some(match dtype {
         DType::F32 => scalar::f32_row,
         DType::F16 => scalar::f16_row,

@@ -19,10 +19,18 @@ const KINDS: [DType; 11] = [
     DType::Q6_K,
 ];
 
+fn rows(weights: &[f32], n_cols: usize) -> Rows<'_> {
+    Rows {
+        weights,
+        n_cols,
+        importance: None,
+    }
+}
+
 fn quantize(dtype: DType, src: &[f32], n_cols: usize) -> Result<Vec<u8>, KernelError> {
     let n_bytes = src.len() / dtype.block_len() as usize * dtype.block_bytes() as usize;
     let mut dst = vec![0xaa; n_bytes];
-    quantize_rows(dtype, src, n_cols, &mut dst)?;
+    quantize_rows(Isa::Scalar, dtype, rows(src, n_cols), &mut dst)?;
     Ok(dst)
 }
 
@@ -189,7 +197,7 @@ fn no_magnitude_slips_through_as_an_infinite_or_lost_scale() {
 #[test]
 fn sizes_that_disagree_are_refused() {
     let src = [0.0; 512];
-    let partial_row = quantize_rows(DType::Q4_K, &src, 300, &mut []);
+    let partial_row = quantize_rows(Isa::Scalar, DType::Q4_K, rows(&src, 300), &mut []);
     assert_eq!(
         partial_row,
         Err(KernelError::PartialRow {
@@ -198,11 +206,11 @@ fn sizes_that_disagree_are_refused() {
         })
     );
     assert!(matches!(
-        quantize_rows(DType::Q4_K, &src, 0, &mut []),
+        quantize_rows(Isa::Scalar, DType::Q4_K, rows(&src, 0), &mut []),
         Err(KernelError::PartialRow { n_cols: 0, .. })
     ));
     assert_eq!(
-        quantize_rows(DType::Q4_K, &src, 128, &mut [0; 288]),
+        quantize_rows(Isa::Scalar, DType::Q4_K, rows(&src, 128), &mut [0; 288]),
         Err(KernelError::PartialBlock {
             n_cols: 128,
             block_len: 256,
@@ -210,14 +218,14 @@ fn sizes_that_disagree_are_refused() {
         })
     );
     assert_eq!(
-        quantize_rows(DType::Q4_K, &src, 256, &mut [0; 287]),
+        quantize_rows(Isa::Scalar, DType::Q4_K, rows(&src, 256), &mut [0; 287]),
         Err(KernelError::OutputLength {
             expected: 288,
             found: 287
         })
     );
     assert_eq!(
-        quantize_rows(DType::Q2_K, &src, 256, &mut []),
+        quantize_rows(Isa::Scalar, DType::Q2_K, rows(&src, 256), &mut []),
         Err(KernelError::Unsupported { dtype: DType::Q2_K })
     );
 }

@@ -1,69 +1,69 @@
 //! The kernels that define the bytes: plain Rust, one block at a time.
 
-use super::OutOfRange;
 use super::block::Block;
 use super::half;
+use super::{OutOfRange, Rows};
 
 mod k_quants;
 mod search;
 mod simple;
 
 /// F32 as it is.
-pub fn f32_row(src: &[f32], dst: &mut [u8]) -> Result<(), OutOfRange> {
-    for (x, bytes) in src.iter().zip(dst.as_chunks_mut().0) {
+pub fn f32_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
+    for (x, bytes) in rows.weights.iter().zip(dst.as_chunks_mut().0) {
         *bytes = x.to_le_bytes();
     }
     Ok(())
 }
 
 /// F32 to F16 (`ggml_fp32_to_fp16_row`).
-pub fn f16_row(src: &[f32], dst: &mut [u8]) -> Result<(), OutOfRange> {
-    half_row(src, dst, half::f16_from_f32, half::f16_is_finite)
+pub fn f16_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
+    half_row(rows.weights, dst, half::f16_from_f32, half::f16_is_finite)
 }
 
 /// F32 to BF16 (`ggml_fp32_to_bf16_row_ref`).
-pub fn bf16_row(src: &[f32], dst: &mut [u8]) -> Result<(), OutOfRange> {
-    half_row(src, dst, half::bf16_from_f32, half::bf16_is_finite)
+pub fn bf16_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
+    half_row(rows.weights, dst, half::bf16_from_f32, half::bf16_is_finite)
 }
 
 /// F32 to Q4_0 (`quantize_row_q4_0_ref`).
-pub fn q4_0_row(src: &[f32], dst: &mut [u8]) -> Result<(), OutOfRange> {
-    blocks(src, dst, simple::q4_0)
+pub fn q4_0_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
+    blocks(rows.weights, dst, simple::q4_0)
 }
 
 /// F32 to Q4_1 (`quantize_row_q4_1_ref`).
-pub fn q4_1_row(src: &[f32], dst: &mut [u8]) -> Result<(), OutOfRange> {
-    blocks(src, dst, simple::q4_1)
+pub fn q4_1_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
+    blocks(rows.weights, dst, simple::q4_1)
 }
 
 /// F32 to Q5_0 (`quantize_row_q5_0_ref`).
-pub fn q5_0_row(src: &[f32], dst: &mut [u8]) -> Result<(), OutOfRange> {
-    blocks(src, dst, simple::q5_0)
+pub fn q5_0_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
+    blocks(rows.weights, dst, simple::q5_0)
 }
 
 /// F32 to Q5_1 (`quantize_row_q5_1_ref`).
-pub fn q5_1_row(src: &[f32], dst: &mut [u8]) -> Result<(), OutOfRange> {
-    blocks(src, dst, simple::q5_1)
+pub fn q5_1_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
+    blocks(rows.weights, dst, simple::q5_1)
 }
 
 /// F32 to Q8_0 (`quantize_row_q8_0_ref`).
-pub fn q8_0_row(src: &[f32], dst: &mut [u8]) -> Result<(), OutOfRange> {
-    blocks(src, dst, simple::q8_0)
+pub fn q8_0_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
+    blocks(rows.weights, dst, simple::q8_0)
 }
 
 /// F32 to Q4_K (`quantize_row_q4_K_ref`).
-pub fn q4_k_row(src: &[f32], dst: &mut [u8]) -> Result<(), OutOfRange> {
-    blocks(src, dst, k_quants::q4_k)
+pub fn q4_k_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
+    blocks(rows.weights, dst, k_quants::q4_k)
 }
 
 /// F32 to Q5_K (`quantize_row_q5_K_ref`).
-pub fn q5_k_row(src: &[f32], dst: &mut [u8]) -> Result<(), OutOfRange> {
-    blocks(src, dst, k_quants::q5_k)
+pub fn q5_k_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
+    blocks(rows.weights, dst, k_quants::q5_k)
 }
 
 /// F32 to Q6_K (`quantize_row_q6_K_ref`).
-pub fn q6_k_row(src: &[f32], dst: &mut [u8]) -> Result<(), OutOfRange> {
-    blocks(src, dst, k_quants::q6_k)
+pub fn q6_k_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
+    blocks(rows.weights, dst, k_quants::q6_k)
 }
 
 /// Blocks of `LEN` weights to blocks of `BYTES` bytes; `quantize` gives None where the block's
