@@ -57,7 +57,7 @@ pub fn write(
         progress.tensor(index, tensor);
         let range = plan.gguf.tensor_file_range(info);
         pad(out, range.start - position).map_err(io_error)?;
-        let source_row_bytes = tensor.n_cols * tensor.named.source_dtype.n_bytes();
+        let source_row_bytes = tensor.source_row_bytes();
         let rows_per_chunk = (CHUNK_BYTES / source_row_bytes).max(1);
         for first_row in (0..tensor.n_rows).step_by(rows_per_chunk) {
             if cancelled.load(Ordering::Relaxed) {
@@ -96,7 +96,7 @@ fn quantize_chunk(
 ) -> Result<(), Error> {
     let n_cols = tensor.n_cols;
     let dtype = tensor.named.source_dtype;
-    let source_row_bytes = n_cols * dtype.n_bytes();
+    let source_row_bytes = tensor.source_row_bytes();
     let isa = Isa::detect();
     let rows_per_task = (TASK_WEIGHTS / n_cols).max(1);
     // Collected in order, so that the first bad row is reported on any number of threads.

@@ -34,7 +34,13 @@ pub struct PlannedTensor<'a> {
 impl PlannedTensor<'_> {
     /// Bytes in the checkpoint.
     pub fn source_bytes(&self) -> u64 {
-        self.n_params() * self.named.source_dtype.n_bytes() as u64
+        (self.n_rows * self.source_row_bytes()) as u64
+    }
+
+    /// Bytes of one row in the checkpoint.
+    pub fn source_row_bytes(&self) -> usize {
+        let dtype = self.named.source_dtype;
+        self.n_cols / dtype.block_len() as usize * dtype.block_bytes() as usize
     }
 
     /// Bytes in the output.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use yi_gguf::DType;
+
 use crate::checkpoint::{ModelConfig, Tensor, Weights};
-use crate::kernels::SourceDType;
 
 /// What a tensor is for; the mixture rules go by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +71,7 @@ pub struct NamedTensor<'a> {
     /// The order of its rows.
     pub row_order: RowOrder,
     /// Its element type in the checkpoint.
-    pub source_dtype: SourceDType,
+    pub source_dtype: DType,
     /// Where its weights are.
     pub source: &'a Tensor,
 }

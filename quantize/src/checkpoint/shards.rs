@@ -12,9 +12,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use yi_gguf::DType;
 
 use super::file::{self, FileError};
-use crate::kernels::SourceDType;
 use crate::map::MappedFile;
 
 /// One tensor of the checkpoint.
@@ -22,7 +22,7 @@ use crate::map::MappedFile;
 pub struct Tensor {
     /// As in the checkpoint, for instance `model.layers.0.mlp.up_proj.weight`.
     pub name: String,
-    /// As in the header; only F32, F16 and BF16 have a [`SourceDType`].
+    /// As in the header: the name safetensors uses.
     pub dtype_name: String,
     /// Outermost dimension first (`[out, in]`).
     pub shape: Vec<u64>,
@@ -33,12 +33,12 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// The element type, if its weights can be converted.
-    pub fn dtype(&self) -> Option<SourceDType> {
+    /// The element type, if its weights can be converted: F32, F16 or BF16.
+    pub fn dtype(&self) -> Option<DType> {
         match self.dtype_name.as_str() {
-            "F32" => Some(SourceDType::F32),
-            "F16" => Some(SourceDType::F16),
-            "BF16" => Some(SourceDType::BF16),
+            "F32" => Some(DType::F32),
+            "F16" => Some(DType::F16),
+            "BF16" => Some(DType::BF16),
             _ => None,
         }
     }

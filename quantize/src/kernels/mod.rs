@@ -15,7 +15,7 @@ mod half;
 mod isa;
 mod scalar;
 
-pub use convert::{SourceDType, to_f32};
+pub use convert::{readable, to_f32};
 pub use error::KernelError;
 pub use isa::Isa;
 
