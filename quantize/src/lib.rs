@@ -11,6 +11,8 @@ pub mod file_type;
 pub mod kernels;
 pub mod map;
 pub mod metadata;
+pub mod mixture;
+pub mod model_facts;
 pub mod output;
 pub mod pipeline;
 pub mod plan;

@@ -5,8 +5,10 @@ use yi_gguf::{DType, Gguf, TensorSpec};
 use crate::arch::llama::{self, NamedTensor};
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
-use crate::file_type::{FileType, Mixture};
+use crate::file_type::FileType;
 use crate::metadata;
+use crate::mixture::{self, Category, Mixture};
+use crate::model_facts::ModelFacts;
 use crate::tokenizer;
 
 /// What the user asked for.
@@ -72,15 +74,16 @@ impl<'a> Plan<'a> {
     pub fn new(checkpoint: &'a Checkpoint, request: Request) -> Result<Self, Error> {
         let config = &checkpoint.config;
         let named = llama::name_tensors(config, &checkpoint.weights)?;
-        let is_gqa = config.n_heads != config.n_kv_heads;
-        let mut mixture = Mixture::new(request.file_type, config.n_layers, is_gqa);
+        let n_params = named.iter().map(|t| t.source.shape.iter().product::<u64>());
+        let metadata = metadata::build(checkpoint, request.file_type, n_params.sum())?;
+        let facts = ModelFacts::new(&metadata);
+        let names = named.iter().map(|t| t.gguf_name.as_str());
+        let mut mixture = Mixture::new(request.file_type, &facts, false, names);
         let tensors: Vec<PlannedTensor> = named
             .into_iter()
-            .map(|named| plan_tensor(named, &mut mixture))
+            .map(|named| plan_tensor(named, request, &mut mixture))
             .collect();
-        let n_params = tensors.iter().map(PlannedTensor::n_params).sum();
 
-        let metadata = metadata::build(checkpoint, request.file_type, n_params)?;
         let specs = tensors.iter().map(|t| TensorSpec {
             name: t.named.gguf_name.clone(),
             dims: t.named.source.shape.iter().rev().copied().collect(),
@@ -114,11 +117,24 @@ impl<'a> Plan<'a> {
     }
 }
 
-fn plan_tensor<'a>(named: NamedTensor<'a>, mixture: &mut Mixture) -> PlannedTensor<'a> {
+fn plan_tensor<'a>(
+    named: NamedTensor<'a>,
+    request: Request,
+    mixture: &mut Mixture,
+) -> PlannedTensor<'a> {
     // Shapes agree with config.json, whose numbers are capped so that these products fit.
-    let n_cols = named.source.shape.last().copied().unwrap_or(1);
-    let n_rows = named.source.shape.iter().rev().skip(1).product::<u64>();
-    let dtype = mixture.next(named.kind, n_cols);
+    let dims: Vec<u64> = named.source.shape.iter().rev().copied().collect();
+    let n_cols = dims[0];
+    let n_rows = dims[1..].iter().product::<u64>();
+    let file_type = request.file_type;
+    let dtype = if !mixture::allows_quantization(&named.gguf_name, &dims) {
+        DType::F32
+    } else if file_type.is_quantized() {
+        let category = Category::of(&named.gguf_name);
+        mixture::fallback(mixture.next(category, n_cols, None), n_cols)
+    } else {
+        file_type.default_dtype()
+    };
     let row_bytes = n_cols / dtype.block_len() * dtype.block_bytes();
     PlannedTensor {
         named,

@@ -6,26 +6,6 @@ use yi_gguf::DType;
 
 use crate::checkpoint::{ModelConfig, Tensor, Weights};
 
-/// What a tensor is for; the mixture rules go by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TensorKind {
-    /// `output.weight`
-    Output,
-    /// `token_embd.weight`; `tied` if it is the output matrix too.
-    TokenEmbedding {
-        /// There is no `output.weight`.
-        tied: bool,
-    },
-    /// `blk.N.attn_v.weight`
-    AttentionValue,
-    /// `blk.N.ffn_down.weight`
-    FfnDown,
-    /// One-dimensional norm weights, which stay F32.
-    Norm,
-    /// Any other matrix.
-    Matrix,
-}
-
 /// In which order the rows of a matrix are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowOrder {
@@ -66,8 +46,6 @@ impl RowOrder {
 pub struct NamedTensor<'a> {
     /// Its name in GGUF.
     pub gguf_name: String,
-    /// What it is for.
-    pub kind: TensorKind,
     /// The order of its rows.
     pub row_order: RowOrder,
     /// Its element type in the checkpoint.
@@ -139,11 +117,10 @@ impl ArchError {
     }
 }
 
-/// One matrix or norm of a layer: GGUF name, names in the checkpoint, kind, `[out, in]` or `[width]`.
+/// One matrix or norm of a layer: GGUF name, names in the checkpoint, `[out, in]` or `[width]`.
 struct LayerTensor {
     gguf: &'static str,
     checkpoint: &'static [&'static str],
-    kind: TensorKind,
     shape: Vec<u64>,
 }
 
@@ -166,16 +143,15 @@ pub fn name_tensors<'a>(
     }
 
     let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-    let embedding = TensorKind::TokenEmbedding { tied };
     let mut named = Vec::with_capacity(left.len());
-    let mut take = |gguf: String, names: &[String], kind, order, shape: &[u64]| {
+    let mut take = |gguf: String, names: &[String], order, shape: &[u64]| {
         let tensor = names
             .iter()
             .find_map(|name| left.remove(name.as_str()))
             .ok_or_else(|| ArchError::MissingTensor {
                 name: names.join(" or "),
             })?;
-        named.push(check_tensor(tensor, gguf, kind, order, shape)?);
+        named.push(check_tensor(tensor, gguf, order, shape)?);
         Ok(())
     };
     let same = RowOrder::Same;
@@ -183,7 +159,6 @@ pub fn name_tensors<'a>(
         take(
             "output.weight".into(),
             &[OUTPUT.into()],
-            TensorKind::Output,
             same,
             &[vocab, hidden],
         )?;
@@ -191,18 +166,11 @@ pub fn name_tensors<'a>(
     take(
         "output_norm.weight".into(),
         &["model.norm.weight".into()],
-        TensorKind::Norm,
         same,
         &[hidden],
     )?;
     let names = ["model.embed_tokens.weight".into()];
-    take(
-        "token_embd.weight".into(),
-        &names,
-        embedding,
-        same,
-        &[vocab, hidden],
-    )?;
+    take("token_embd.weight".into(), &names, same, &[vocab, hidden])?;
     let layer_tensors = layer_tensors(config);
     for layer in 0..config.n_layers {
         for t in &layer_tensors {
@@ -220,7 +188,6 @@ pub fn name_tensors<'a>(
             take(
                 format!("blk.{layer}.{}.weight", t.gguf),
                 &names,
-                t.kind,
                 order,
                 &t.shape,
             )?;
@@ -241,48 +208,30 @@ pub fn name_tensors<'a>(
 
 /// Sorted by GGUF name.
 fn layer_tensors(config: &ModelConfig) -> [LayerTensor; 9] {
-    use TensorKind::{AttentionValue, FfnDown, Matrix, Norm};
     let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
     let q_rows = config.n_heads * config.head_dim;
     let kv_rows = config.n_kv_heads * config.head_dim;
-    let tensor = |gguf, checkpoint, kind, shape: &[u64]| LayerTensor {
+    let tensor = |gguf, checkpoint, shape: &[u64]| LayerTensor {
         gguf,
         checkpoint,
-        kind,
         shape: shape.to_vec(),
     };
     [
-        tensor("attn_k", &["self_attn.k_proj"], Matrix, &[kv_rows, hidden]),
-        tensor("attn_norm", &["input_layernorm", "ln1"], Norm, &[hidden]),
-        tensor(
-            "attn_output",
-            &["self_attn.o_proj"],
-            Matrix,
-            &[hidden, q_rows],
-        ),
-        tensor("attn_q", &["self_attn.q_proj"], Matrix, &[q_rows, hidden]),
-        tensor(
-            "attn_v",
-            &["self_attn.v_proj"],
-            AttentionValue,
-            &[kv_rows, hidden],
-        ),
-        tensor("ffn_down", &["mlp.down_proj"], FfnDown, &[hidden, ffn]),
-        tensor("ffn_gate", &["mlp.gate_proj"], Matrix, &[ffn, hidden]),
-        tensor(
-            "ffn_norm",
-            &["post_attention_layernorm", "ln2"],
-            Norm,
-            &[hidden],
-        ),
-        tensor("ffn_up", &["mlp.up_proj"], Matrix, &[ffn, hidden]),
+        tensor("attn_k", &["self_attn.k_proj"], &[kv_rows, hidden]),
+        tensor("attn_norm", &["input_layernorm", "ln1"], &[hidden]),
+        tensor("attn_output", &["self_attn.o_proj"], &[hidden, q_rows]),
+        tensor("attn_q", &["self_attn.q_proj"], &[q_rows, hidden]),
+        tensor("attn_v", &["self_attn.v_proj"], &[kv_rows, hidden]),
+        tensor("ffn_down", &["mlp.down_proj"], &[hidden, ffn]),
+        tensor("ffn_gate", &["mlp.gate_proj"], &[ffn, hidden]),
+        tensor("ffn_norm", &["post_attention_layernorm", "ln2"], &[hidden]),
+        tensor("ffn_up", &["mlp.up_proj"], &[ffn, hidden]),
     ]
 }
 
 fn check_tensor<'a>(
     tensor: &'a Tensor,
     gguf_name: String,
-    kind: TensorKind,
     row_order: RowOrder,
     expected: &[u64],
 ) -> Result<NamedTensor<'a>, ArchError> {
@@ -299,7 +248,6 @@ fn check_tensor<'a>(
     })?;
     Ok(NamedTensor {
         gguf_name,
-        kind,
         row_order,
         source_dtype,
         source: tensor,
