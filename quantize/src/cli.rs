@@ -78,15 +78,8 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let n_threads = args
         .threads
         .map_or_else(threads::default_threads, usize::from);
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(n_threads)
-        .build()
-        .map_err(|e| Error::Threads {
-            n_threads,
-            reason: e.to_string(),
-        })?;
     let display = Display::new(&plan);
-    let result = pool.install(|| convert(&checkpoint, &plan, target, &display, &cancelled));
+    let result = convert(&checkpoint, &plan, target, n_threads, &display, &cancelled);
     display.finish();
     result?;
 

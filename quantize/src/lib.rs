@@ -6,6 +6,7 @@ pub mod arch;
 pub mod checkpoint;
 pub mod cli;
 pub mod convert;
+pub mod digest;
 pub mod error;
 pub mod file_type;
 pub mod kernels;

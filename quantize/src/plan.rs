@@ -96,6 +96,11 @@ impl<'a> Plan<'a> {
         Ok(Self { gguf, tensors })
     }
 
+    /// Where tensor `index` begins, from the file's start.
+    pub fn tensor_offset(&self, index: usize) -> u64 {
+        self.gguf.data_offset() + self.gguf.tensors()[index].offset()
+    }
+
     /// Weights of all tensors.
     pub fn n_params(&self) -> u64 {
         self.tensors.iter().map(PlannedTensor::n_params).sum()

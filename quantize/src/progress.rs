@@ -1,6 +1,7 @@
 //! Progress on stderr: a bar on a terminal, llama-quantize's plain lines elsewhere.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 
@@ -15,6 +16,8 @@ pub enum Display {
     Lines {
         /// How many tensors there are.
         n_tensors: usize,
+        /// How many have begun.
+        n_begun: AtomicUsize,
     },
 }
 
@@ -23,7 +26,10 @@ impl Display {
     pub fn new(plan: &Plan) -> Self {
         let n_tensors = plan.tensors.len();
         if !std::io::stderr().is_terminal() {
-            return Self::Lines { n_tensors };
+            return Self::Lines {
+                n_tensors,
+                n_begun: AtomicUsize::new(0),
+            };
         }
         const TEMPLATE: &str = "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left";
         let bar = ProgressBar::new(plan.source_bytes());
@@ -42,15 +48,15 @@ impl Display {
 }
 
 impl Progress for Display {
-    fn tensor(&self, index: usize, tensor: &PlannedTensor) {
+    fn tensor(&self, _: usize, tensor: &PlannedTensor) {
         match self {
             Self::Bar(bar) => bar.set_message(tensor.named.gguf_name.clone()),
-            Self::Lines { n_tensors } => {
+            Self::Lines { n_tensors, n_begun } => {
                 // A closed stderr is no reason to stop.
                 let _ = writeln!(
                     std::io::stderr(),
                     "[{:>4}/{:>4}] {:<28} {:>14} {:>4} -> {:<5} {:>12} -> {}",
-                    index + 1,
+                    n_begun.fetch_add(1, Ordering::Relaxed) + 1,
                     n_tensors,
                     tensor.named.gguf_name,
                     format!("{} x {}", tensor.n_cols, tensor.n_rows),

@@ -731,19 +731,17 @@ fn an_output_with_the_longest_name_a_folder_can_hold() {
 
 #[test]
 fn a_conversion_stopped_after_its_last_weight_leaves_nothing() {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use yi_quantize::pipeline::Progress;
     use yi_quantize::plan::{Plan, PlannedTensor, Request};
 
-    /// Stops the conversion when the last tensor begins, whose only chunk is then still written.
-    struct StopAtTheEnd<'a>(&'a AtomicBool, AtomicBool);
+    /// Stops the conversion when so many bytes have been converted.
+    struct StopAtTheEnd<'a>(&'a AtomicBool, AtomicU64);
     impl Progress for StopAtTheEnd<'_> {
-        fn tensor(&self, index: usize, _: &PlannedTensor) {
-            self.1.store(index == 20, Ordering::Relaxed);
-        }
-        fn advance(&self, _: u64) {
-            self.0
-                .store(self.1.load(Ordering::Relaxed), Ordering::Relaxed);
+        fn tensor(&self, _: usize, _: &PlannedTensor) {}
+        fn advance(&self, source_bytes: u64) {
+            let left = self.1.fetch_sub(source_bytes, Ordering::Relaxed) - source_bytes;
+            self.0.store(left == 0, Ordering::Relaxed);
         }
     }
 
@@ -755,10 +753,9 @@ fn a_conversion_stopped_after_its_last_weight_leaves_nothing() {
     let opened = yi_quantize::checkpoint::Checkpoint::open(checkpoint.path()).unwrap();
     let file_type = FileType::Q8_0;
     let plan = Plan::new(&opened, Request { file_type }).unwrap();
-    assert_eq!(plan.tensors.len(), 21);
     let cancelled = AtomicBool::new(false);
-    let progress = StopAtTheEnd(&cancelled, AtomicBool::new(false));
-    let result = yi_quantize::convert::convert(&opened, &plan, target, &progress, &cancelled);
+    let progress = StopAtTheEnd(&cancelled, AtomicU64::new(plan.source_bytes()));
+    let result = yi_quantize::convert::convert(&opened, &plan, target, 2, &progress, &cancelled);
     assert!(matches!(result, Err(Error::Interrupted)), "{result:?}");
     assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
 }

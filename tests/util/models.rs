@@ -37,7 +37,7 @@ pub fn convert_checkpoint(input: &Path, output: &Path, file_type: FileType) {
     let checkpoint = Checkpoint::open(input).unwrap();
     let plan = Plan::new(&checkpoint, Request { file_type }).unwrap();
     let target = Target::new(output, true, input).unwrap();
-    convert(&checkpoint, &plan, target, &(), &AtomicBool::new(false)).unwrap();
+    convert(&checkpoint, &plan, target, 2, &(), &AtomicBool::new(false)).unwrap();
 }
 
 /// The golden checkpoint, converted by our own library.

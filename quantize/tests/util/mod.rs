@@ -250,5 +250,5 @@ pub fn convert(input: &Path, output: &Path, file_type: FileType) -> Result<(), E
     let target = Target::new(output, false, input)?;
     let checkpoint = Checkpoint::open(input)?;
     let plan = Plan::new(&checkpoint, Request { file_type })?;
-    yi_quantize::convert::convert(&checkpoint, &plan, target, &(), &AtomicBool::new(false))
+    yi_quantize::convert::convert(&checkpoint, &plan, target, 2, &(), &AtomicBool::new(false))
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -171,6 +171,10 @@ impl Target {
             builder.permissions(std::fs::Permissions::from_mode(0o666));
         }
         let temporary = builder.tempfile_in(&dir).map_err(folder_error)?;
+        temporary
+            .as_file()
+            .set_len(needed_bytes)
+            .map_err(folder_error)?;
         Ok(Output {
             path,
             dir,
@@ -193,6 +197,11 @@ impl Output {
     /// The temporary file, to read back what was written.
     pub fn file(&self) -> &File {
         self.temporary.as_file()
+    }
+
+    /// Writes `bytes` at `offset` from the file's start.
+    pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        write_all_at(self.file(), bytes, offset)
     }
 
     /// Makes the file durable, then visible under its own name.
@@ -228,16 +237,6 @@ impl Output {
     }
 }
 
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.temporary.as_file_mut().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.temporary.as_file_mut().flush()
-    }
-}
-
 /// The name of the checkpoint's file in `input` that `path` also is, or of `input` itself if it is no folder. An
 /// earlier output in the checkpoint is not one of its files.
 fn same_file_in(input: &Path, path: &Path) -> Option<String> {
@@ -264,6 +263,24 @@ fn same_file_in(input: &Path, path: &Path) -> Option<String> {
                 .is_ok_and(|m| is_same(&m, &entry.path(), &wanted, path))
         })
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
+}
+
+#[cfg(unix)]
+fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_write(file, bytes, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => (bytes, offset) = (&bytes[n..], offset + n as u64),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(unix)]

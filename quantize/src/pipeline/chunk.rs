@@ -1,0 +1,83 @@
+//! A few rows of one tensor on their way through the pipeline.
+
+use std::ops::Range;
+
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::kernels::{self, Isa, Rows};
+use crate::plan::PlannedTensor;
+
+/// Source bytes per chunk: small enough that the largest tensor keeps all cores busy to its end and that a buffer
+/// stays in a core's cache, large enough that handing it over costs nothing.
+pub(super) const CHUNK_BYTES: usize = 1 << 20;
+/// Weights converted at a time: 64 Ki floats stay in a core's L2 cache.
+const SCRATCH_WEIGHTS: usize = 64 << 10;
+
+/// One turn of the ring. The buffers stay with it from turn to turn.
+#[derive(Default)]
+pub(super) struct Chunk {
+    pub(super) content: Content,
+    /// The rows' bytes in the output.
+    pub(super) out: Vec<u8>,
+    /// Why they could not be made.
+    pub(super) error: Option<Error>,
+    scratch: Vec<f32>,
+}
+
+#[derive(Default)]
+pub(super) enum Content {
+    /// Nothing yet.
+    #[default]
+    Empty,
+    /// These rows (of the output) of tensor `index` of the plan.
+    Rows { index: usize, rows: Range<usize> },
+    /// No rows: the end of a source file.
+    EndOfFile { file: usize, sha256: Digest },
+}
+
+/// Rows per chunk of a tensor. Depends on the tensor only.
+pub(super) fn rows_per_chunk(tensor: &PlannedTensor) -> usize {
+    (CHUNK_BYTES / tensor.source_row_bytes()).max(1)
+}
+
+impl Chunk {
+    /// Quantizes `rows` of a tensor into `out`. `source`: the whole tensor's bytes.
+    pub(super) fn quantize(
+        &mut self,
+        isa: Isa,
+        tensor: &PlannedTensor,
+        source: &[u8],
+        rows: Range<usize>,
+    ) {
+        let n_cols = tensor.n_cols;
+        let source_row_bytes = tensor.source_row_bytes();
+        self.out.resize(rows.len() * tensor.row_bytes, 0);
+        let rows_at_once = (SCRATCH_WEIGHTS / n_cols).max(1);
+        for (out, first_row) in self
+            .out
+            .chunks_mut(rows_at_once * tensor.row_bytes)
+            .zip(rows.step_by(rows_at_once))
+        {
+            let n_rows = out.len() / tensor.row_bytes;
+            self.scratch.resize(n_rows * n_cols, 0.0);
+            let source_row = |row| tensor.named.row_order.source_row(first_row + row);
+            for (i, floats) in self.scratch.chunks_exact_mut(n_cols).enumerate() {
+                let start = source_row(i) * source_row_bytes;
+                let bytes = &source[start..start + source_row_bytes];
+                kernels::to_f32(tensor.named.source_dtype, bytes, floats);
+            }
+            let rows = Rows {
+                weights: &self.scratch,
+                n_cols,
+                importance: None,
+            };
+            if let Err(e) = kernels::quantize_rows(isa, tensor.dtype, rows, out) {
+                self.error = Some(Error::Weight {
+                    tensor: tensor.named.source.name.clone(),
+                    source: e.map_row(source_row),
+                });
+                return;
+            }
+        }
+    }
+}

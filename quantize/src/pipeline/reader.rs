@@ -1,0 +1,173 @@
+//! The reading half of a lane: hashes whole files in order and hands out their rows.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use rayon::Scope;
+
+use super::chunk::{CHUNK_BYTES, Chunk, Content, rows_per_chunk};
+use super::ring::Ring;
+use super::{Failure, Work};
+use crate::checkpoint::FileError;
+use crate::checkpoint::shards::WeightFile;
+use crate::digest::Hasher;
+use crate::error::Error;
+
+/// How far ahead of the hash the disk is asked to read.
+const PREFETCH_BYTES: usize = 16 * CHUNK_BYTES;
+
+impl Work<'_> {
+    /// Reads one file after the other and spawns a job for each chunk of rows.
+    pub(super) fn read<'scope>(
+        &'scope self,
+        ring: &'scope Ring<Box<Chunk>>,
+        jobs: &Scope<'scope>,
+    ) -> Result<(), Failure> {
+        let mut lane = LaneReader {
+            work: self,
+            ring,
+            jobs,
+            turn: 0,
+        };
+        loop {
+            let file = self.next_file.fetch_add(1, Ordering::Relaxed);
+            if file >= self.tensors_of_file.len() || self.is_stopped() {
+                return Ok(());
+            }
+            lane.read_file(file).map_err(|error| Failure {
+                file,
+                error: Box::new(error),
+            })?;
+        }
+    }
+}
+
+struct LaneReader<'scope, 'jobs> {
+    work: &'scope Work<'scope>,
+    ring: &'scope Ring<Box<Chunk>>,
+    jobs: &'jobs Scope<'scope>,
+    turn: usize,
+}
+
+/// However the reader ends, the writer must learn that nothing more comes.
+impl Drop for LaneReader<'_, '_> {
+    fn drop(&mut self) {
+        self.ring.end(self.turn);
+    }
+}
+
+impl<'scope> LaneReader<'scope, '_> {
+    /// Stops early, without an error, when the work is stopped.
+    fn read_file(&mut self, file: usize) -> Result<(), Error> {
+        let source = &self.work.pipeline.weights.files[file];
+        let mut hash = FileHash::new(source);
+        for &index in &self.work.tensors_of_file[file] {
+            let tensor = &self.work.pipeline.plan.tensors[index];
+            let start = tensor.named.source.bytes.start;
+            // The header, and what has no place in the output.
+            if !self.skip_to(&mut hash, start)? {
+                return Ok(());
+            }
+            self.work.pipeline.progress.tensor(index, tensor);
+            let step = rows_per_chunk(tensor);
+            for first_row in (0..tensor.n_rows).step_by(step) {
+                let rows = first_row..tensor.n_rows.min(first_row + step);
+                if self.work.is_stopped() {
+                    return Ok(());
+                }
+                let Some(chunk) = self.ring.take_free(self.turn) else {
+                    return Ok(());
+                };
+                hash.advance(start + rows.end * tensor.source_row_bytes())?;
+                self.submit(chunk, index, rows);
+            }
+        }
+        if !self.skip_to(&mut hash, source.map.bytes().len())? {
+            return Ok(());
+        }
+        let Some(mut chunk) = self.ring.take_free(self.turn) else {
+            return Ok(());
+        };
+        chunk.content = Content::EndOfFile {
+            file,
+            sha256: hash.hasher.digest(),
+        };
+        self.ring.put_ready(self.turn, chunk);
+        self.turn += 1;
+        Ok(())
+    }
+
+    /// Hashes what is not converted; whether to go on.
+    fn skip_to(&self, hash: &mut FileHash, end: usize) -> Result<bool, Error> {
+        while hash.position < end {
+            if self.work.is_stopped() {
+                return Ok(false);
+            }
+            let begin = hash.position;
+            hash.advance(end.min(begin + CHUNK_BYTES))?;
+            hash.source.map.release(begin..hash.position);
+        }
+        Ok(true)
+    }
+
+    fn submit(&mut self, mut chunk: Box<Chunk>, index: usize, rows: Range<usize>) {
+        let (work, ring, turn) = (self.work, self.ring, self.turn);
+        self.turn += 1;
+        self.jobs.spawn(move |_| {
+            let lost = AbandonOnPanic(ring);
+            let tensor = &work.pipeline.plan.tensors[index];
+            let source = work.pipeline.weights.bytes(tensor.named.source);
+            chunk.quantize(work.isa, tensor, source, rows.clone());
+            chunk.content = Content::Rows { index, rows };
+            ring.put_ready(turn, chunk);
+            drop(lost);
+        });
+    }
+}
+
+/// A chunk that a panic has taken along would be waited for for ever.
+struct AbandonOnPanic<'a>(&'a Ring<Box<Chunk>>);
+
+impl Drop for AbandonOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.abandon();
+        }
+    }
+}
+
+/// A file's hash on its way from the first byte to the last.
+struct FileHash<'a> {
+    source: &'a WeightFile,
+    hasher: Hasher,
+    position: usize,
+}
+
+impl<'a> FileHash<'a> {
+    fn new(source: &'a WeightFile) -> Self {
+        Self {
+            source,
+            hasher: Hasher::default(),
+            position: 0,
+        }
+    }
+
+    /// Takes the bytes up to `end` into memory and into the hash.
+    fn advance(&mut self, end: usize) -> Result<(), Error> {
+        let (name, map) = (&self.source.name, &self.source.map);
+        let range = self.position..end.max(self.position);
+        let ahead = match range.start {
+            0 => range.end,
+            start => start + PREFETCH_BYTES,
+        };
+        map.prefetch(ahead..range.end + PREFETCH_BYTES);
+        map.populate(range.clone())
+            .map_err(|source| FileError::Io {
+                path: name.into(),
+                source,
+            })?;
+        self.hasher.update(&map.bytes()[range.clone()]);
+        self.position = range.end;
+        Ok(())
+    }
+}
