@@ -42,6 +42,9 @@ pub struct Args {
     /// Replace OUTPUT if it exists
     #[arg(long)]
     force: bool,
+    /// Go on with what an interrupted run of the same command left, if it left something
+    #[arg(long)]
+    resume: bool,
     /// Print the plan or the summary as one JSON object on stdout
     #[arg(long)]
     json: bool,
@@ -53,7 +56,13 @@ pub fn run(args: &Args) -> Result<(), Error> {
     // Where the output cannot be, the checkpoint need not be looked at.
     let target = match args.dry_run {
         true => None,
-        false => Some(Target::new(&args.output, args.force, &args.input)?),
+        false => {
+            let target = Target::new(&args.output, args.force, &args.input)?;
+            Some(match args.resume {
+                true => target.resuming(),
+                false => target,
+            })
+        }
     };
     let checkpoint = Checkpoint::open(&args.input)?;
     let request = Request {
@@ -74,6 +83,9 @@ pub fn run(args: &Args) -> Result<(), Error> {
     for signal in [SIGINT, SIGTERM] {
         let _ = signal_hook::flag::register(signal, Arc::clone(&cancelled));
     }
+    // With a handler, a file that passes the user's limit (`ulimit -f`) is an error and not the end.
+    #[cfg(unix)]
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
 
     let n_threads = args
         .threads

@@ -45,9 +45,19 @@ pub enum Error {
     /// The system gave no threads.
     #[error("cannot start {n_threads} threads: {reason}")]
     Threads { n_threads: usize, reason: String },
-    /// The user stopped the conversion; nothing was left behind.
+    /// A source file is not what it was when it was opened, or when the run that is resumed read it.
+    #[error("{file}: has changed since it was first read")]
+    SourceChanged { file: String },
+    /// The user stopped the conversion.
     #[error("interrupted, no output was written")]
     Interrupted,
+    /// Something else went wrong, but what is finished was kept.
+    #[error("{source}")]
+    Unfinished {
+        source: Box<Error>,
+        n_finished: usize,
+        n_tensors: usize,
+    },
 }
 
 impl Error {
@@ -66,6 +76,22 @@ impl Error {
             Self::Output(e) => e.hint(),
             Self::Write { source } => output::write_hint(source),
             Self::Threads { .. } => Some("pass a smaller --threads".into()),
+            Self::SourceChanged { .. } => {
+                Some("run again without --resume when nothing writes to the checkpoint".into())
+            }
+            Self::Unfinished {
+                source,
+                n_finished,
+                n_tensors,
+            } => {
+                let resume = format!(
+                    "run the same command with --resume to go on: {n_finished} of {n_tensors} tensors are finished"
+                );
+                Some(match source.hint() {
+                    Some(hint) => format!("{hint}; then {resume}"),
+                    None => resume,
+                })
+            }
             _ => None,
         }
     }
@@ -92,6 +118,18 @@ impl Error {
         }
     }
 
+    /// Whether what was finished before is as good as it was: another run can go on with it.
+    pub fn leaves_progress(&self) -> bool {
+        matches!(
+            self,
+            Self::Interrupted
+                | Self::Output(_)
+                | Self::Write { .. }
+                | Self::ReadBack { .. }
+                | Self::File(FileError::Io { .. })
+        )
+    }
+
     /// The process's exit code; the README has the table.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -99,8 +137,10 @@ impl Error {
                 OutputError::Exists { .. }
                 | OutputError::IsInput { .. }
                 | OutputError::NotRegular { .. }
-                | OutputError::NoFileName { .. },
+                | OutputError::NoFileName { .. }
+                | OutputError::OtherRun { .. },
             ) => exit_code::USAGE,
+            Self::Output(OutputError::Journal { .. }) => exit_code::INVALID_INPUT,
             Self::Output(_) | Self::Write { .. } | Self::ReadBack { .. } | Self::Stdout { .. } => {
                 exit_code::IO
             }
@@ -108,6 +148,7 @@ impl Error {
             | Self::Shard(ShardError::File(FileError::Io { .. }) | ShardError::Map { .. })
             | Self::Tokenizer(TokenizerError::File(FileError::Io { .. })) => exit_code::IO,
             Self::Interrupted => exit_code::INTERRUPTED,
+            Self::Unfinished { source, .. } => source.exit_code(),
             Self::Threads { .. } => exit_code::INTERNAL,
             _ => exit_code::INVALID_INPUT,
         }

@@ -9,24 +9,46 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 
+use crate::stamp::Stamp;
+
 /// A read-only mapping of a whole file.
 #[derive(Debug)]
-pub struct MappedFile(memmap2::Mmap);
+pub struct MappedFile {
+    mapping: memmap2::Mmap,
+    file: File,
+    stamp: Stamp,
+}
 
 impl MappedFile {
     /// Maps `file`, which the caller has checked to be a regular file.
     pub fn new(file: &File) -> io::Result<Self> {
+        let file = file.try_clone()?;
+        let stamp = Stamp::of(&file)?;
         // SAFETY: the mapping is read-only and private to this process's reads; that another process may
         // change or shrink the file meanwhile is inherent to mapping and described above. No reference to the
         // bytes outlives the mapping, and they are only ever read as plain integers, for which every bit
         // pattern is valid.
-        let mapping = unsafe { memmap2::MmapOptions::new().map(file)? };
-        Ok(Self(mapping))
+        let mapping = unsafe { memmap2::MmapOptions::new().map(&file)? };
+        Ok(Self {
+            mapping,
+            file,
+            stamp,
+        })
+    }
+
+    /// The file's state when it was mapped.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
+    /// Whether, as far as the system says, the bytes are still those that were mapped.
+    pub fn is_unchanged(&self) -> io::Result<bool> {
+        Ok(Stamp::of(&self.file)?.without_ctime() == self.stamp.without_ctime())
     }
 
     /// The file's bytes.
     pub fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.mapping
     }
 
     /// Starts to read `range` (byte offsets) from the disk, without waiting for it.
@@ -34,7 +56,9 @@ impl MappedFile {
         #[cfg(unix)]
         if let Some((start, len)) = self.pages(range) {
             // Advice that is not taken costs time only.
-            let _ = self.0.advise_range(memmap2::Advice::WillNeed, start, len);
+            let _ = self
+                .mapping
+                .advise_range(memmap2::Advice::WillNeed, start, len);
         }
         #[cfg(not(unix))]
         let _ = range;
@@ -50,7 +74,7 @@ impl MappedFile {
         if let Some((start, len)) = self.pages(range) {
             use rustix::io::Errno;
             let result = self
-                .0
+                .mapping
                 .advise_range(memmap2::Advice::PopulateRead, start, len);
             return match result {
                 // Before Linux 5.14.
@@ -74,13 +98,13 @@ impl MappedFile {
         {
             let page = rustix::param::page_size();
             let start = range.start.next_multiple_of(page);
-            let end = range.end.min(self.0.len()) / page * page;
+            let end = range.end.min(self.mapping.len()) / page * page;
             if start < end {
                 // SAFETY: the mapping is read-only and backed by a file, so a dropped page is read again from
                 // the file when it is touched; no written data can be lost. The range lies inside the mapping.
                 // A failure only means that the pages stay.
                 let _ = unsafe {
-                    self.0.unchecked_advise_range(
+                    self.mapping.unchecked_advise_range(
                         memmap2::UncheckedAdvice::DontNeed,
                         start,
                         end - start,
@@ -96,7 +120,7 @@ impl MappedFile {
     #[cfg(unix)]
     fn pages(&self, range: Range<usize>) -> Option<(usize, usize)> {
         let start = range.start / rustix::param::page_size() * rustix::param::page_size();
-        let end = range.end.min(self.0.len());
+        let end = range.end.min(self.mapping.len());
         (start < end).then(|| (start, end - start))
     }
 }

@@ -1,5 +1,7 @@
 //! What will be written, decided before any weight is read: a pure function of checkpoint and request.
 
+use std::ops::Range;
+
 use yi_gguf::{DType, Gguf, TensorSpec};
 
 use crate::arch::llama::{self, NamedTensor};
@@ -56,6 +58,17 @@ impl PlannedTensor<'_> {
     }
 }
 
+/// Where a tensor lies in the output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file, by its place in [`Plan::parts`].
+    pub part: usize,
+    /// From the file's start.
+    pub bytes: Range<u64>,
+    /// Where the zeros after it end and the next tensor may begin.
+    pub padded_end: u64,
+}
+
 /// The whole output file: its header, and where each tensor's bytes come from.
 #[derive(Debug)]
 pub struct Plan<'a> {
@@ -96,9 +109,21 @@ impl<'a> Plan<'a> {
         Ok(Self { gguf, tensors })
     }
 
-    /// Where tensor `index` begins, from the file's start.
-    pub fn tensor_offset(&self, index: usize) -> u64 {
-        self.gguf.data_offset() + self.gguf.tensors()[index].offset()
+    /// The headers of the files that the output has, in order.
+    pub fn parts(&self) -> &[Gguf] {
+        std::slice::from_ref(&self.gguf)
+    }
+
+    /// Where tensor `index` lies in the output.
+    pub fn place(&self, index: usize) -> Place {
+        let gguf = &self.gguf;
+        let bytes = gguf.tensor_file_range(&gguf.tensors()[index]);
+        Place {
+            part: 0,
+            // The data section begins at a multiple of the alignment.
+            padded_end: bytes.end.next_multiple_of(gguf.alignment()),
+            bytes,
+        }
     }
 
     /// Weights of all tensors.

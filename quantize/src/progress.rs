@@ -74,4 +74,22 @@ impl Progress for Display {
             bar.inc(source_bytes);
         }
     }
+
+    fn resumed(&self, n_finished: usize, n_tensors: usize) {
+        if let Self::Lines { n_begun, .. } = self {
+            n_begun.store(n_finished, Ordering::Relaxed);
+        }
+        self.note(&format!(
+            "resumed: {n_finished} of {n_tensors} tensors are finished"
+        ));
+    }
+
+    fn note(&self, text: &str) {
+        match self {
+            Self::Bar(bar) => bar.println(text),
+            Self::Lines { .. } => {
+                let _ = writeln!(std::io::stderr(), "{text}");
+            }
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use util::TestCheckpoint;
+use util::{TestCheckpoint, names_in};
 use yi_quantize::file_type::FileType;
 
 fn yi_quantize(args: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
@@ -35,15 +35,6 @@ fn written() -> TestCheckpoint {
     let checkpoint = TestCheckpoint::new();
     checkpoint.write();
     checkpoint
-}
-
-fn names_in(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }
 
 #[test]
@@ -344,48 +335,18 @@ fn paths_that_are_not_unicode_are_only_paths() {
 
 #[cfg(unix)]
 #[test]
-fn a_stopped_conversion_leaves_nothing_behind() {
+fn a_stopped_conversion_says_how_to_resume_and_is_resumed() {
     use std::io::{BufRead, BufReader};
     use std::process::Stdio;
 
     // Large enough to be met in the middle: 0.8 GB of zeros that take no room on the disk.
-    let checkpoint = TestCheckpoint::new();
-    let mut config = checkpoint.config.clone();
-    const FFN: u64 = 1 << 20;
-    config["intermediate_size"] = FFN.into();
-    let mut header = serde_json::Map::new();
-    let mut end = 0u64;
-    for t in &checkpoint.tensors {
-        let shape: Vec<u64> = t
-            .shape
-            .iter()
-            .map(|n| if *n == util::FFN { FFN } else { *n })
-            .collect();
-        let begin = end;
-        end += shape.iter().product::<u64>() * 2;
-        let entry =
-            serde_json::json!({"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]});
-        header.insert(t.name.clone(), entry);
-    }
-    checkpoint.write_small_files();
-    checkpoint.write_file("config.json", config.to_string());
-    let path = checkpoint.path().join("model.safetensors");
-    let head = util::with_header(&Value::Object(header).to_string(), &[]);
-    std::fs::write(&path, &head).unwrap();
-    std::fs::File::options()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .set_len(head.len() as u64 + end)
-        .unwrap();
-
-    let before = names_in(checkpoint.path());
+    let mut checkpoint = TestCheckpoint::new();
+    checkpoint.config["intermediate_size"] = (1u64 << 20).into();
+    checkpoint.write_sparse(1 << 20);
+    let out = tempfile::tempdir().unwrap();
+    let output = out.path().join("x.gguf");
     let mut child = Command::new(env!("CARGO_BIN_EXE_yi-quantize"))
-        .args([
-            checkpoint.path(),
-            &checkpoint.path().join("x.gguf"),
-            Path::new("Q5_K_M"),
-        ])
+        .args([checkpoint.path(), &output, Path::new("Q8_0")])
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -402,8 +363,27 @@ fn a_stopped_conversion_leaves_nothing_behind() {
     let rest: Vec<String> = lines.map(|line| line.unwrap()).collect();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_eq!(
-        rest.last().unwrap(),
+        rest[rest.len() - 2],
         "error: interrupted, no output was written"
     );
-    assert_eq!(names_in(checkpoint.path()), before);
+    let hint = rest.last().unwrap();
+    assert!(
+        hint.starts_with("hint: run the same command with --resume")
+            && hint.ends_with(" of 21 tensors are finished"),
+        "{hint}"
+    );
+    assert_eq!(names_in(out.path()), [".x.gguf.journal", ".x.gguf.partial"]);
+
+    let resumed = yi_quantize(&[&checkpoint.path(), &output, &"Q8_0", &"--resume"]);
+    assert!(resumed.status.success());
+    let stderr = String::from_utf8(resumed.stderr).unwrap();
+    assert!(stderr.starts_with("resumed: "), "{stderr}");
+    let whole = out.path().join("whole.gguf");
+    assert!(
+        yi_quantize(&[&checkpoint.path(), &whole, &"Q8_0"])
+            .status
+            .success()
+    );
+    assert!(std::fs::read(&output).unwrap() == std::fs::read(&whole).unwrap());
+    assert_eq!(names_in(out.path()), ["whole.gguf", "x.gguf"]);
 }

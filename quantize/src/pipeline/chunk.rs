@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
+use crate::checkpoint::Weights;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::kernels::{self, Isa, Rows};
-use crate::plan::PlannedTensor;
+use crate::plan::{Plan, PlannedTensor};
 
 /// Source bytes per chunk: small enough that the largest tensor keeps all cores busy to its end and that a buffer
 /// stays in a core's cache, large enough that handing it over costs nothing.
@@ -30,7 +31,12 @@ pub(super) enum Content {
     #[default]
     Empty,
     /// These rows (of the output) of tensor `index` of the plan.
-    Rows { index: usize, rows: Range<usize> },
+    Rows {
+        index: usize,
+        rows: Range<usize>,
+        /// With the tensor's last rows: of the source file up to their end.
+        source_prefix_sha256: Option<Digest>,
+    },
     /// No rows: the end of a source file.
     EndOfFile { file: usize, sha256: Digest },
 }
@@ -41,23 +47,22 @@ pub(super) fn rows_per_chunk(tensor: &PlannedTensor) -> usize {
 }
 
 impl Chunk {
-    /// Quantizes `rows` of a tensor into `out`. `source`: the whole tensor's bytes.
-    pub(super) fn quantize(
-        &mut self,
-        isa: Isa,
-        tensor: &PlannedTensor,
-        source: &[u8],
-        rows: Range<usize>,
-    ) {
+    /// Quantizes the chunk's rows into `out`.
+    pub(super) fn quantize(&mut self, isa: Isa, plan: &Plan, weights: &Weights) {
+        let Content::Rows {
+            index, ref rows, ..
+        } = self.content
+        else {
+            return;
+        };
+        let tensor = &plan.tensors[index];
+        let source = weights.bytes(tensor.named.source);
         let n_cols = tensor.n_cols;
         let source_row_bytes = tensor.source_row_bytes();
         self.out.resize(rows.len() * tensor.row_bytes, 0);
         let rows_at_once = (SCRATCH_WEIGHTS / n_cols).max(1);
-        for (out, first_row) in self
-            .out
-            .chunks_mut(rows_at_once * tensor.row_bytes)
-            .zip(rows.step_by(rows_at_once))
-        {
+        let pieces = self.out.chunks_mut(rows_at_once * tensor.row_bytes);
+        for (out, first_row) in pieces.zip(rows.clone().step_by(rows_at_once)) {
             let n_rows = out.len() / tensor.row_bytes;
             self.scratch.resize(n_rows * n_cols, 0.0);
             let source_row = |row| tensor.named.row_order.source_row(first_row + row);

@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::kernels::Isa;
 use crate::output::Output;
 use crate::plan::{Plan, PlannedTensor};
+use crate::resume::Earlier;
 use chunk::Chunk;
 use ring::Ring;
 
@@ -35,6 +36,10 @@ pub trait Progress: Sync {
     fn tensor(&self, index: usize, tensor: &PlannedTensor);
     /// So many more bytes of the checkpoint are done.
     fn advance(&self, source_bytes: u64);
+    /// An earlier run had finished so many of the tensors.
+    fn resumed(&self, _n_finished: usize, _n_tensors: usize) {}
+    /// Something that the user should know.
+    fn note(&self, _text: &str) {}
 }
 
 /// Nobody watches.
@@ -52,6 +57,8 @@ pub enum Finished {
         index: usize,
         /// Of its bytes in the output.
         sha256: Digest,
+        /// Of its source file from the first byte to the tensor's last.
+        source_prefix_sha256: Digest,
     },
     /// A source file has been read from the first byte to the last.
     Source {
@@ -70,6 +77,8 @@ pub struct Pipeline<'a> {
     pub weights: &'a Weights,
     /// Where to write.
     pub output: &'a Output,
+    /// What is finished already.
+    pub earlier: &'a Earlier,
     /// Who computes.
     pub pool: &'a ThreadPool,
     /// Who is told how far it is.
@@ -83,9 +92,10 @@ impl Pipeline<'_> {
     ///
     /// # Errors
     /// NaN, infinity or an overflowing scale among the weights (tensor, row, column); a failed read or write;
-    /// [`Error::Interrupted`] soon after `cancelled` is set. With one lane it is the first in the files' order,
+    /// a source file that has changed; [`Error::Interrupted`] soon after `cancelled` is set, or if nobody listens to
+    /// `finished` any more. With one lane it is the first in the files' order,
     /// on any number of threads.
-    pub fn run(&self, finished: &Sender<Finished>) -> Result<(), Error> {
+    pub fn run(&self, finished: Sender<Finished>) -> Result<(), Error> {
         let n_threads = self.pool.current_num_threads();
         let n_files = self.weights.files.len();
         let n_lanes = (n_threads / THREADS_PER_LANE).clamp(1, n_files.max(1));
@@ -113,7 +123,7 @@ impl Pipeline<'_> {
         failures.sort_by_key(|failure| failure.file);
         match failures.into_iter().next() {
             Some(failure) => Err(*failure.error),
-            None if self.cancelled.load(Ordering::Relaxed) => Err(Error::Interrupted),
+            None if work.is_stopped() => Err(Error::Interrupted),
             None => Ok(()),
         }
     }
@@ -174,9 +184,13 @@ impl Work<'_> {
 
     fn stop_on_error(&self, result: Result<(), Failure>) -> Result<(), Failure> {
         if result.is_err() {
-            self.stopped.store(true, Ordering::Relaxed);
+            self.stop();
         }
         result
+    }
+
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
     }
 
     fn is_stopped(&self) -> bool {

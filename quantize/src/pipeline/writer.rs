@@ -1,5 +1,6 @@
 //! The writing half of a lane: takes finished rows in order, hashes them and writes them to their place.
 
+use std::ops::Range;
 use std::sync::mpsc::Sender;
 
 use super::chunk::{Chunk, Content};
@@ -20,64 +21,75 @@ impl Work<'_> {
             let Some(mut chunk) = ring.take_ready(turn) else {
                 break;
             };
-            match chunk.content {
-                Content::Rows { index, .. } => {
-                    let done =
-                        self.write_rows(&mut chunk, &mut hasher)
-                            .map_err(|error| Failure {
-                                file: self.pipeline.plan.tensors[index].named.source.file,
-                                error: Box::new(error),
-                            })?;
-                    if done {
-                        let sha256 = std::mem::take(&mut hasher).digest();
-                        report(finished, Finished::Tensor { index, sha256 });
-                    }
+            let done = match std::mem::take(&mut chunk.content) {
+                Content::Rows {
+                    index,
+                    rows,
+                    source_prefix_sha256,
+                } => {
+                    let written = self.write_rows(&mut chunk, index, rows, &mut hasher);
+                    written.map_err(|error| Failure {
+                        file: self.pipeline.plan.tensors[index].named.source.file,
+                        error: Box::new(error),
+                    })?;
+                    source_prefix_sha256.map(|source_prefix_sha256| Finished::Tensor {
+                        index,
+                        sha256: std::mem::take(&mut hasher).digest(),
+                        source_prefix_sha256,
+                    })
                 }
-                Content::EndOfFile { file, sha256 } => {
-                    report(finished, Finished::Source { file, sha256 });
-                }
-                Content::Empty => {}
-            }
+                Content::EndOfFile { file, sha256 } => Some(Finished::Source { file, sha256 }),
+                Content::Empty => None,
+            };
             ring.put_free(turn, chunk);
+            if let Some(done) = done
+                && finished.send(done).is_err()
+            {
+                // The journal cannot be written: its error is the one to tell.
+                self.stop();
+            }
         }
         Ok(())
     }
 
-    /// Writes a chunk of rows; whether they are the tensor's last.
-    fn write_rows(&self, chunk: &mut Chunk, hasher: &mut Hasher) -> Result<bool, Error> {
-        let Content::Rows { index, ref rows } = chunk.content else {
-            return Ok(false);
-        };
+    /// Writes a chunk of rows, with the tensor's padding after its last.
+    fn write_rows(
+        &self,
+        chunk: &mut Chunk,
+        index: usize,
+        rows: Range<usize>,
+        hasher: &mut Hasher,
+    ) -> Result<(), Error> {
         if let Some(error) = chunk.error.take() {
             return Err(error);
         }
         let pipeline = self.pipeline;
         let tensor = &pipeline.plan.tensors[index];
+        let place = pipeline.plan.place(index);
         hasher.update(&chunk.out);
-        let offset = pipeline.plan.tensor_offset(index) + (rows.start * tensor.row_bytes) as u64;
+        let is_last = rows.end == tensor.n_rows;
+        if is_last {
+            let n_padding = place.padded_end - place.bytes.end;
+            chunk.out.resize(chunk.out.len() + n_padding as usize, 0);
+        }
+        let offset = place.bytes.start + (rows.start * tensor.row_bytes) as u64;
         pipeline
             .output
-            .write_all_at(&chunk.out, offset)
+            .write_all_at(place.part, &chunk.out, offset)
             .map_err(|source| Error::Write { source })?;
 
         let source_row_bytes = tensor.source_row_bytes();
         pipeline
             .progress
             .advance((rows.len() * source_row_bytes) as u64);
-        let done = rows.end == tensor.n_rows;
         let row_order = tensor.named.row_order;
         // The rows of a head that the next chunk continues are still needed.
-        let free_rows = match done {
+        let free_rows = match is_last {
             true => 0..tensor.n_rows,
             false => row_order.group_start(rows.start)..row_order.group_start(rows.end),
         };
         let free = free_rows.start * source_row_bytes..free_rows.end * source_row_bytes;
         pipeline.weights.release(tensor.named.source, free);
-        Ok(done)
+        Ok(())
     }
-}
-
-fn report(finished: &Sender<Finished>, what: Finished) {
-    // Whoever listens ends after the pipeline does.
-    let _ = finished.send(what);
 }

@@ -146,6 +146,29 @@ impl TestCheckpoint {
         self
     }
 
+    /// The whole checkpoint with `ffn` for the width of its feed-forward layers, all weights zero: takes no room
+    /// on the disk.
+    pub fn write_sparse(&self, ffn: u64) {
+        let mut header = Map::new();
+        let mut end = 0u64;
+        for t in &self.tensors {
+            let widths = t.shape.iter();
+            let shape: Vec<u64> = widths.map(|n| if *n == FFN { ffn } else { *n }).collect();
+            let begin = end;
+            end += shape.iter().product::<u64>() * 2;
+            let entry = json!({"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]});
+            header.insert(t.name.clone(), entry);
+        }
+        self.write_small_files();
+        let head = with_header(&Value::Object(header).to_string(), &[]);
+        self.write_file("model.safetensors", &head);
+        let file = std::fs::File::options()
+            .write(true)
+            .open(self.path().join("model.safetensors"))
+            .unwrap();
+        file.set_len(head.len() as u64 + end).unwrap();
+    }
+
     pub fn write_index(&self, index: &Value) {
         self.write_file("model.safetensors.index.json", index.to_string());
     }
@@ -179,6 +202,16 @@ impl TestCheckpoint {
 
 pub const SHARD_1: &str = "model-00001-of-00002.safetensors";
 pub const SHARD_2: &str = "model-00002-of-00002.safetensors";
+
+/// What lies in a folder.
+pub fn names_in(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
 
 /// Weights that vary, around 1 for norms and around 0 elsewhere.
 pub fn tensor(name: &str, dtype: &'static str, shape: &[u64]) -> TestTensor {
