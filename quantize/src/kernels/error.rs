@@ -31,6 +31,19 @@ pub enum KernelError {
         /// The target type.
         dtype: DType,
     },
+    /// Importances so large that the sums over a block's weights overflow: without them it would have a finite
+    /// representation.
+    #[error("row {row}, column {col}: importance {importance:e} leaves no finite {dtype} block")]
+    ImportanceRange {
+        /// Row of the block.
+        row: usize,
+        /// Column of the largest importance of the block.
+        col: usize,
+        /// The importance.
+        importance: f32,
+        /// The target type.
+        dtype: DType,
+    },
     /// There is no kernel for the target type.
     #[error("quantizing to {dtype} is not supported")]
     Unsupported {
@@ -76,7 +89,10 @@ pub enum KernelError {
 impl KernelError {
     /// The same error with its row, counted within the rows given, turned into the tensor's row.
     pub fn map_row(mut self, tensor_row: impl FnOnce(usize) -> usize) -> Self {
-        if let Self::NotFinite { row, .. } | Self::OutOfRange { row, .. } = &mut self {
+        if let Self::NotFinite { row, .. }
+        | Self::OutOfRange { row, .. }
+        | Self::ImportanceRange { row, .. } = &mut self
+        {
             *row = tensor_row(*row);
         }
         self
@@ -93,6 +109,9 @@ impl KernelError {
                 dtype: DType::BF16, ..
             } => Some("keep this tensor in F32".into()),
             Self::OutOfRange { .. } => Some("keep this tensor in BF16 or F32".into()),
+            Self::ImportanceRange { .. } => Some(
+                "the importance matrix is damaged: compute it again, or quantize without it".into(),
+            ),
             _ => None,
         }
     }

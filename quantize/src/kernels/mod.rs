@@ -59,15 +59,7 @@ pub fn quantize_rows(
             value: src[index],
         });
     }
-    kernel(&rows, dst).map_err(|OutOfRange { block }| {
-        let index = largest_in_block(src, block, shape.block_len);
-        KernelError::OutOfRange {
-            row: index / n_cols,
-            col: index % n_cols,
-            value: src[index],
-            dtype,
-        }
-    })
+    kernel(&rows, dst).map_err(|OutOfRange { block }| shape.out_of_range(dtype, &rows, block))
 }
 
 /// Whether [`quantize_rows`] has a kernel for `dtype`.
@@ -82,7 +74,9 @@ pub struct Rows<'a> {
     pub weights: &'a [f32],
     /// Weights per row.
     pub n_cols: usize,
-    /// From an importance matrix: `n_cols` values, the same for every row.
+    /// From an importance matrix: `n_cols` values, the same for every row. Finite and not negative: the reader
+    /// of the matrix refuses others, which here give bytes of no use, or an error. Where all are 0, ggml's bytes
+    /// have lost the block, and so have ours. F32, F16, BF16 and Q8_0 ignore them.
     pub importance: Option<&'a [f32]>,
 }
 
@@ -111,6 +105,7 @@ fn row_kernel(isa: Isa, dtype: DType) -> Option<RowKernel> {
         DType::Q5_0 => scalar::q5_0_row,
         DType::Q5_1 => scalar::q5_1_row,
         DType::Q8_0 => scalar::q8_0_row,
+        DType::Q2_K => scalar::q2_k_row,
         DType::Q4_K => scalar::q4_k_row,
         DType::Q5_K => scalar::q5_k_row,
         DType::Q6_K => scalar::q6_k_row,
@@ -142,6 +137,40 @@ impl Shape {
         let n_bytes = n_weights / block_len * block_bytes;
         Ok(Self { block_len, n_bytes })
     }
+
+    /// Why a block has no finite representation: for its weights, or for the importances of its columns.
+    fn out_of_range(&self, dtype: DType, rows: &Rows, block: usize) -> KernelError {
+        let n_cols = rows.n_cols;
+        let start = block * self.block_len;
+        let weights = &rows.weights[start..start + self.block_len];
+        let alone = Rows {
+            weights,
+            n_cols: self.block_len,
+            importance: None,
+        };
+        let mut bytes = vec![0; dtype.block_bytes() as usize];
+        match rows.importance {
+            Some(columns) if quantize_rows(Isa::Scalar, dtype, alone, &mut bytes).is_ok() => {
+                let first_col = start % n_cols;
+                let col = first_col + largest(&columns[first_col..first_col + self.block_len]);
+                KernelError::ImportanceRange {
+                    row: start / n_cols,
+                    col,
+                    importance: columns[col],
+                    dtype,
+                }
+            }
+            _ => {
+                let index = start + largest(weights);
+                KernelError::OutOfRange {
+                    row: index / n_cols,
+                    col: index % n_cols,
+                    value: rows.weights[index],
+                    dtype,
+                }
+            }
+        }
+    }
 }
 
 /// The index of the first NaN or infinity.
@@ -159,13 +188,12 @@ fn first_not_finite(weights: &[f32]) -> Option<usize> {
     Some(start + within)
 }
 
-/// The index of the first of the weights of largest magnitude in a block.
-fn largest_in_block(weights: &[f32], block: usize, block_len: usize) -> usize {
-    let start = block * block_len;
-    (start..start + block_len)
+/// The index of the first value of largest magnitude.
+fn largest(values: &[f32]) -> usize {
+    (0..values.len())
         .rev()
-        .max_by(|&a, &b| weights[a].abs().total_cmp(&weights[b].abs()))
-        .unwrap_or(start)
+        .max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs()))
+        .unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! The kernels that define the bytes: plain Rust, one block at a time.
 
-use super::block::Block;
+use super::block::{Block, SIMPLE_LEN};
 use super::half;
-use super::{OutOfRange, Rows};
+use super::{OutOfRange, Rows, largest};
 
-mod k_quants;
-mod search;
+pub mod q2_k;
+pub mod q4_k;
+pub mod q6_k;
+pub mod search;
 mod simple;
 
 /// F32 as it is.
@@ -26,57 +28,102 @@ pub fn bf16_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
     half_row(rows.weights, dst, half::bf16_from_f32, half::bf16_is_finite)
 }
 
-/// F32 to Q4_0 (`quantize_row_q4_0_ref`).
+/// F32 to Q4_0 (`quantize_q4_0`).
 pub fn q4_0_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
-    blocks(rows.weights, dst, simple::q4_0)
+    simple_blocks(rows, dst, simple::q4_0, simple::q4_0_weighted)
 }
 
-/// F32 to Q4_1 (`quantize_row_q4_1_ref`).
+/// F32 to Q4_1 (`quantize_q4_1`).
 pub fn q4_1_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
-    blocks(rows.weights, dst, simple::q4_1)
+    simple_blocks(rows, dst, simple::q4_1, simple::q4_1_weighted)
 }
 
-/// F32 to Q5_0 (`quantize_row_q5_0_ref`).
+/// F32 to Q5_0 (`quantize_q5_0`).
 pub fn q5_0_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
-    blocks(rows.weights, dst, simple::q5_0)
+    simple_blocks(rows, dst, simple::q5_0, simple::q5_0_weighted)
 }
 
-/// F32 to Q5_1 (`quantize_row_q5_1_ref`).
+/// F32 to Q5_1 (`quantize_q5_1`).
 pub fn q5_1_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
-    blocks(rows.weights, dst, simple::q5_1)
+    simple_blocks(rows, dst, simple::q5_1, simple::q5_1_weighted)
 }
 
-/// F32 to Q8_0 (`quantize_row_q8_0_ref`).
+/// F32 to Q8_0 (`quantize_q8_0`): an importance matrix makes no difference.
 pub fn q8_0_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
-    blocks(rows.weights, dst, simple::q8_0)
+    blocks(rows, dst, |weights, _| simple::q8_0(weights))
 }
 
-/// F32 to Q4_K (`quantize_row_q4_K_ref`).
+/// F32 to Q2_K (`quantize_q2_K`).
+pub fn q2_k_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
+    blocks(rows, dst, q2_k::q2_k)
+}
+
+/// F32 to Q4_K (`quantize_q4_K`).
 pub fn q4_k_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
-    blocks(rows.weights, dst, k_quants::q4_k)
+    blocks(rows, dst, q4_k::q4_k)
 }
 
-/// F32 to Q5_K (`quantize_row_q5_K_ref`).
+/// F32 to Q5_K (`quantize_q5_K`).
 pub fn q5_k_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
-    blocks(rows.weights, dst, k_quants::q5_k)
+    blocks(rows, dst, q4_k::q5_k)
 }
 
-/// F32 to Q6_K (`quantize_row_q6_K_ref`).
+/// F32 to Q6_K (`quantize_q6_K`).
 pub fn q6_k_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
-    blocks(rows.weights, dst, k_quants::q6_k)
+    blocks(rows, dst, q6_k::q6_k)
 }
 
-/// Blocks of `LEN` weights to blocks of `BYTES` bytes; `quantize` gives None where the block's
-/// scale or minimum is out of F16's range.
+/// Blocks of `LEN` weights, with their importances if there are any, to blocks of `BYTES` bytes; `quantize`
+/// gives None where the block's scale or minimum is out of F16's range.
 #[inline]
 fn blocks<const LEN: usize, const BYTES: usize, B: Block<BYTES>>(
-    src: &[f32],
+    rows: &Rows,
     dst: &mut [u8],
-    quantize: impl Fn(&[f32; LEN]) -> Option<B>,
+    quantize: impl Fn(&[f32; LEN], Option<&[f32; LEN]>) -> Option<B>,
 ) -> Result<(), OutOfRange> {
-    let (src, dst) = (src.as_chunks().0, dst.as_chunks_mut().0);
+    let (src, dst) = (rows.weights.as_chunks().0, dst.as_chunks_mut().0);
+    let importance = rows.importance.map(|columns| columns.as_chunks().0);
+    let blocks_per_row = rows.n_cols / LEN;
     for (block, (weights, bytes)) in src.iter().zip(dst).enumerate() {
-        *bytes = quantize(weights).ok_or(OutOfRange { block })?.to_bytes();
+        let importance = importance.map(|columns| &columns[block % blocks_per_row]);
+        *bytes = quantize(weights, importance)
+            .ok_or(OutOfRange { block })?
+            .to_bytes();
+    }
+    Ok(())
+}
+
+/// As [`blocks`], for the types that count an error in a weight by its row's variance as well: with an importance
+/// matrix each block goes to `quantize_weighted`.
+#[inline]
+fn simple_blocks<const BYTES: usize, B: Block<BYTES>>(
+    rows: &Rows,
+    dst: &mut [u8],
+    quantize: impl Fn(&[f32; SIMPLE_LEN]) -> Option<B>,
+    quantize_weighted: impl Fn(&[f32; SIMPLE_LEN], &[f32; SIMPLE_LEN]) -> Option<B>,
+) -> Result<(), OutOfRange> {
+    let Some(columns) = rows.importance else {
+        return blocks(rows, dst, |weights, _| quantize(weights));
+    };
+    let columns = columns.as_chunks().0;
+    let src = rows.weights.as_chunks::<SIMPLE_LEN>().0;
+    let src_rows = src.chunks_exact(columns.len());
+    let dst_rows = dst.as_chunks_mut().0.chunks_exact_mut(columns.len());
+    for (row, (src, dst)) in src_rows.zip(dst_rows).enumerate() {
+        let out_of_range = |block| OutOfRange {
+            block: row * columns.len() + block,
+        };
+        let variance = sum_of_squares(src.as_flattened()) / rows.n_cols as f32;
+        if !variance.is_finite() {
+            return Err(out_of_range(largest(src.as_flattened()) / SIMPLE_LEN));
+        }
+        for (block, ((weights, importance), bytes)) in src.iter().zip(columns).zip(dst).enumerate()
+        {
+            let importance = weigh(weights, importance, variance);
+            *bytes = quantize_weighted(weights, &importance)
+                .ok_or(out_of_range(block))?
+                .to_bytes();
+        }
     }
     Ok(())
 }
@@ -112,9 +159,27 @@ fn half_row(
 /// A block's scale or minimum as F16; None if it is out of range, or was lost to an overflow on the
 /// way.
 #[inline]
-fn finite_f16(x: f32) -> Option<u16> {
+pub fn finite_f16(x: f32) -> Option<u16> {
     let bits = half::f16_from_f32(x);
     half::f16_is_finite(bits).then_some(bits)
+}
+
+/// The sum of the squares, in order.
+#[inline]
+fn sum_of_squares(x: &[f32]) -> f32 {
+    x.iter().fold(0.0, |sum, x| sum + x * x)
+}
+
+/// What an error in each weight counts: its column's importance, more for larger weights.
+///
+/// `variance` is of the weights around, as each type defines it.
+#[inline]
+fn weigh<const N: usize>(x: &[f32; N], importance: &[f32; N], variance: f32) -> [f32; N] {
+    let mut weighed = *importance;
+    for (w, x) in weighed.iter_mut().zip(x) {
+        *w *= (variance + x * x).sqrt();
+    }
+    weighed
 }
 
 /// `array::map`, which for arrays of this size is not compiled into vector instructions.

@@ -1,5 +1,5 @@
 //! The types with one scale, and perhaps a minimum, for 32 weights (ggml's `quantize_row_q4_0_ref`
-//! to `q8_0_ref`).
+//! to `q8_0_ref` and, with an importance matrix, `q4_0_impl` to `q5_1_impl`).
 //!
 //! Where a block's scale is so small (below 2^-128) that its reciprocal is infinite, the scaled
 //! weights are infinite or NaN. Such a scale is 0 in F16, so the levels mean nothing, but they are
@@ -7,6 +7,7 @@
 //! [`round`].
 
 use super::super::block::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, SIMPLE_LEN, fifth_bits, pack_halves};
+use super::search::{AffineFit, Grid, fit_affine_weighted, fit_symmetric};
 use super::{finite_f16, map};
 
 /// Weights of a block.
@@ -69,6 +70,48 @@ pub fn q8_0(weights: &Weights) -> Option<Q8_0> {
     Some(Q8_0 {
         d: finite_f16(d)?,
         qs: map(weights, |x| round(x * inverse)),
+    })
+}
+
+/// As [`q4_0`], with what an error in each weight counts.
+pub fn q4_0_weighted(weights: &Weights, importance: &Weights) -> Option<Q4_0> {
+    let fit = fit_symmetric(weights, importance, 8);
+    Some(Q4_0 {
+        d: finite_f16(fit.scale)?,
+        qs: pack_halves(&fit.levels),
+    })
+}
+
+/// As [`q4_1`], with what an error in each weight counts; the minimum is not positive.
+pub fn q4_1_weighted(weights: &Weights, importance: &Weights) -> Option<Q4_1> {
+    let AffineFit { scale, min, levels } =
+        fit_affine_weighted(weights, importance, &Grid::weighted(15));
+    Some(Q4_1 {
+        d: finite_f16(scale)?,
+        m: finite_f16(-min)?,
+        qs: pack_halves(&levels),
+    })
+}
+
+/// As [`q5_0`], with what an error in each weight counts.
+pub fn q5_0_weighted(weights: &Weights, importance: &Weights) -> Option<Q5_0> {
+    let fit = fit_symmetric(weights, importance, 16);
+    Some(Q5_0 {
+        d: finite_f16(fit.scale)?,
+        qh: fifth_bits(&fit.levels),
+        qs: pack_halves(&fit.levels),
+    })
+}
+
+/// As [`q5_1`], with what an error in each weight counts; the minimum is not positive.
+pub fn q5_1_weighted(weights: &Weights, importance: &Weights) -> Option<Q5_1> {
+    let AffineFit { scale, min, levels } =
+        fit_affine_weighted(weights, importance, &Grid::weighted(31));
+    Some(Q5_1 {
+        d: finite_f16(scale)?,
+        m: finite_f16(-min)?,
+        qh: fifth_bits(&levels),
+        qs: pack_halves(&levels),
     })
 }
 

@@ -8,6 +8,15 @@
 
 use yi_gguf::DType;
 
+mod pack;
+mod unpack;
+
+pub use pack::{
+    fifth_bits, pack_fifth_bits, pack_halves, pack_low_bits, pack_scales, pack_six_bits,
+    pack_two_bits,
+};
+pub use unpack::unpack_scales;
+
 /// A block that takes `BYTES` bytes in a file.
 pub trait Block<const BYTES: usize> {
     /// The block as a file holds it.
@@ -51,6 +60,17 @@ pub struct Q5_1 {
 pub struct Q8_0 {
     pub d: u16,
     pub qs: [i8; 32],
+}
+
+/// 16 sub-blocks of 16 weights `d * scale * level - dmin * min`, with 4-bit scales and minima.
+pub struct Q2K {
+    /// Scales in the low halves, minima in the high ones.
+    pub scales: [u8; 16],
+    /// Of each 128 weights 32 bytes: byte `j` has levels `j`, `j + 32`, `j + 64`, `j + 96`, the first in the
+    /// lowest bits.
+    pub qs: [u8; 64],
+    pub d: u16,
+    pub dmin: u16,
 }
 
 /// 8 sub-blocks of 32 weights `d * scale * level - dmin * min`, with 6-bit scales and minima.
@@ -127,6 +147,18 @@ impl Block<34> for Q8_0 {
     }
 }
 
+impl Block<84> for Q2K {
+    #[inline]
+    fn to_bytes(&self) -> [u8; 84] {
+        concat([
+            &self.scales,
+            &self.qs,
+            &self.d.to_le_bytes(),
+            &self.dmin.to_le_bytes(),
+        ])
+    }
+}
+
 impl Block<144> for Q4K {
     #[inline]
     fn to_bytes(&self) -> [u8; 144] {
@@ -174,6 +206,7 @@ const _: () = {
     check(DType::Q5_0, SIMPLE_LEN, 22);
     check(DType::Q5_1, SIMPLE_LEN, 24);
     check(DType::Q8_0, SIMPLE_LEN, 34);
+    check(DType::Q2_K, SUPER_LEN, 84);
     check(DType::Q4_K, SUPER_LEN, 144);
     check(DType::Q5_K, SUPER_LEN, 176);
     check(DType::Q6_K, SUPER_LEN, 210);
@@ -193,129 +226,4 @@ fn concat<const N: usize, const FIELDS: usize>(fields: [&[u8]; FIELDS]) -> [u8; 
     }
     debug_assert_eq!(end, N);
     bytes
-}
-
-/// Packs 32 levels below 16 into the halves of 16 bytes.
-#[inline]
-pub fn pack_halves(levels: &[u8; 32]) -> [u8; 16] {
-    std::array::from_fn(|j| (levels[j] & 0x0f) | (levels[j + 16] << 4))
-}
-
-/// The fifth bits of 32 levels, level `j`'s in bit `j`.
-#[inline]
-pub fn fifth_bits(levels: &[u8; 32]) -> u32 {
-    levels.iter().enumerate().fold(0, |bits, (j, &level)| {
-        bits | (u32::from(level >> 4 & 1) << j)
-    })
-}
-
-/// Packs the 6-bit scales and minima of 8 sub-blocks (the inverse of ggml's `get_scale_min_k4`).
-///
-/// Bytes 0-3 hold the first four scales, bytes 4-7 the first four minima, bytes 8-11 the low 4 bits
-/// of the others (scale in the low half), whose high 2 bits fill the top of bytes 0-3 (scales) and
-/// 4-7 (minima).
-#[inline]
-pub fn pack_scales(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
-    let mut packed = [0; 12];
-    for j in 0..4 {
-        packed[j] = scales[j] | (scales[j + 4] >> 4 << 6);
-        packed[j + 4] = mins[j] | (mins[j + 4] >> 4 << 6);
-        packed[j + 8] = (scales[j + 4] & 0x0f) | ((mins[j + 4] & 0x0f) << 4);
-    }
-    packed
-}
-
-/// The low 4 bits of 8 sub-blocks' levels, as [`Q4K::qs`] has them.
-#[inline]
-pub fn pack_low_bits(levels: &[[u8; 32]; 8]) -> [u8; 128] {
-    let mut qs = [0; 128];
-    for (qs, pair) in qs
-        .as_chunks_mut::<32>()
-        .0
-        .iter_mut()
-        .zip(levels.as_chunks::<2>().0)
-    {
-        for (j, q) in qs.iter_mut().enumerate() {
-            *q = (pair[0][j] & 0x0f) | (pair[1][j] << 4);
-        }
-    }
-    qs
-}
-
-/// The fifth bits of 8 sub-blocks' levels, as [`Q5K::qh`] has them.
-#[inline]
-pub fn pack_fifth_bits(levels: &[[u8; 32]; 8]) -> [u8; 32] {
-    let mut qh = [0; 32];
-    for (s, levels) in levels.iter().enumerate() {
-        for (q, level) in qh.iter_mut().zip(levels) {
-            *q |= (level >> 4 & 1) << s;
-        }
-    }
-    qh
-}
-
-/// 256 6-bit levels, as [`Q6K::ql`] and [`Q6K::qh`] have them.
-#[inline]
-pub fn pack_six_bits(levels: &[[u8; 16]; 16]) -> ([u8; 128], [u8; 64]) {
-    let (mut ql, mut qh) = ([0; 128], [0; 64]);
-    let halves = levels.as_flattened().as_chunks::<128>().0;
-    let (ql_halves, qh_halves) = (ql.as_chunks_mut::<64>().0, qh.as_chunks_mut::<32>().0);
-    for ((levels, ql), qh) in halves.iter().zip(ql_halves).zip(qh_halves) {
-        for j in 0..64 {
-            ql[j] = (levels[j] & 0x0f) | (levels[j + 64] << 4);
-        }
-        for j in 0..32 {
-            let high = |quarter: usize| levels[j + 32 * quarter] >> 4 << (2 * quarter);
-            qh[j] = high(0) | high(1) | high(2) | high(3);
-        }
-    }
-    (ql, qh)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn halves_and_fifth_bits_of_a_simple_block() {
-        let levels = std::array::from_fn(|j| j as u8);
-        let halves = pack_halves(&levels);
-        assert_eq!((halves[0], halves[3], halves[15]), (0x00, 0x33, 0xff));
-        assert_eq!(fifth_bits(&levels), 0xffff_0000);
-    }
-
-    #[test]
-    fn scales_unpack_the_way_ggml_reads_them() {
-        let scales = [1, 2, 3, 63, 5, 31, 32, 63];
-        let mins = [9, 0, 63, 1, 16, 47, 62, 0];
-        let q = pack_scales(&scales, &mins);
-        for j in 0..8 {
-            let (scale, min) = if j < 4 {
-                (q[j] & 63, q[j + 4] & 63)
-            } else {
-                (
-                    (q[j + 4] & 0xf) | (q[j - 4] >> 6 << 4),
-                    (q[j + 4] >> 4) | (q[j] >> 6 << 4),
-                )
-            };
-            assert_eq!((scale, min), (scales[j], mins[j]), "sub-block {j}");
-        }
-    }
-
-    #[test]
-    fn super_block_levels_land_in_their_bits() {
-        let mut levels = [[0; 32]; 8];
-        levels[2][5] = 0x1a;
-        levels[3][5] = 0x1b;
-        let qs = pack_low_bits(&levels);
-        assert_eq!(qs[32 + 5], 0xba);
-        assert_eq!(pack_fifth_bits(&levels)[5], 0b1100);
-
-        let mut levels = [[0; 16]; 16];
-        levels[8 + 5][3] = 0x2d; // weight 128 + 83 = 128 + 64 + 19
-        let (ql, qh) = pack_six_bits(&levels);
-        assert_eq!(ql[64 + 19], 0xd0);
-        assert_eq!(qh[32 + 19], 2 << 4);
-        assert_eq!(ql.iter().chain(&qh).filter(|&&b| b != 0).count(), 2);
-    }
 }

@@ -1,172 +1,66 @@
-//! The scalar kernels against ggml, byte for byte, on random and hostile weights.
+//! Weights and importances, ordinary and hostile: the same on every machine.
 
-use llama_cpp_sys_2::{ggml_quantize_chunk, ggml_quantize_init};
 use yi_gguf::DType;
-use yi_quantize::kernels::{Isa, KernelError, Rows, quantize_rows};
+use yi_quantize::kernels::Rows;
 
-const N_CASES: u64 = 100_000;
-
-#[test]
-fn f32_is_ggmls() {
-    check(DType::F32);
+/// Weights for one call: a few rows of a few blocks.
+pub struct Case {
+    /// Blocks of a super-block type, or groups of small blocks: each has its own kind of weights.
+    pub n_pieces: usize,
+    pub weights: Vec<f32>,
+    pub n_cols: usize,
+    pub importance: Option<Vec<f32>>,
 }
 
-#[test]
-fn f16_is_ggmls() {
-    check(DType::F16);
-}
-
-#[test]
-fn bf16_is_ggmls() {
-    check(DType::BF16);
-}
-
-#[test]
-fn q4_0_is_ggmls() {
-    check(DType::Q4_0);
-}
-
-#[test]
-fn q4_1_is_ggmls() {
-    check(DType::Q4_1);
-}
-
-#[test]
-fn q5_0_is_ggmls() {
-    check(DType::Q5_0);
-}
-
-#[test]
-fn q5_1_is_ggmls() {
-    check(DType::Q5_1);
-}
-
-#[test]
-fn q8_0_is_ggmls() {
-    check(DType::Q8_0);
-}
-
-#[test]
-fn q4_k_is_ggmls() {
-    check(DType::Q4_K);
-}
-
-#[test]
-fn q5_k_is_ggmls() {
-    check(DType::Q5_K);
-}
-
-#[test]
-fn q6_k_is_ggmls() {
-    check(DType::Q6_K);
-}
-
-/// Quantizes `N_CASES` blocks or short rows with both. Ours must have ggml's bytes, or refuse what
-/// has no finite bytes.
-fn check(dtype: DType) {
-    let mut n_refused = 0;
-    for seed in 0..N_CASES {
-        let weights = case(seed, dtype);
-        let expected = ggml(dtype, &weights);
-        let mut found = vec![0; expected.len()];
-        let rows = Rows {
-            weights: &weights,
-            n_cols: weights.len(),
-            importance: None,
+impl Case {
+    /// Up to four super-blocks of a K type, or groups of up to four small blocks; in one row, or in rows of their
+    /// own.
+    pub fn new(seed: u64, dtype: DType, has_importance: bool) -> Self {
+        let rng = &mut Rng(seed);
+        let n_pieces = 1 + rng.below(4) as usize;
+        let piece_len = match dtype.block_len() {
+            256 => 256,
+            _ => 32 * (1 + rng.below(4)) as usize,
         };
-        match quantize_rows(Isa::Scalar, dtype, rows, &mut found) {
-            Ok(()) => {
-                assert!(
-                    found == expected,
-                    "{dtype}, case {seed}: {}",
-                    difference(&found, &expected)
-                );
-                assert!(
-                    has_finite_scales(dtype, &found),
-                    "{dtype}, case {seed}: accepted"
-                );
-            }
-            Err(KernelError::OutOfRange { value, .. }) => {
-                // From about here the sums of ggml's Q6_K search overflow, and it writes zeros for
-                // such weights.
-                let lost_by_ggml = dtype == DType::Q6_K && value.abs() > 1e12;
-                assert!(
-                    lost_by_ggml || !has_finite_scales(dtype, &expected),
-                    "{dtype}, case {seed}: refused {value:e}"
-                );
-                n_refused += 1;
-            }
-            Err(error) => panic!("{dtype}, case {seed}: {error}"),
+        let weights: Vec<f32> = (0..n_pieces).flat_map(|_| piece(piece_len, rng)).collect();
+        let n_cols = match rng.below(2) {
+            0 => piece_len,
+            _ => weights.len(),
+        };
+        let importance = has_importance.then(|| importance(n_cols, rng));
+        Self {
+            n_pieces,
+            weights,
+            n_cols,
+            importance,
         }
     }
-    assert!(
-        n_refused < N_CASES / 10,
-        "{dtype}: {n_refused} of {N_CASES} cases refused"
-    );
-    assert!(
-        n_refused > 0 || dtype == DType::F32,
-        "{dtype}: no case refused"
-    );
+
+    pub fn rows(&self) -> Rows<'_> {
+        Rows {
+            weights: &self.weights,
+            n_cols: self.n_cols,
+            importance: self.importance.as_deref(),
+        }
+    }
+
+    /// What `rows` take in a file.
+    pub fn n_bytes(&self, dtype: DType) -> usize {
+        let n_rows = (self.weights.len() / self.n_cols) as u64;
+        (n_rows * dtype.row_bytes(self.n_cols as u64).unwrap()) as usize
+    }
 }
 
-fn difference(found: &[u8], expected: &[u8]) -> String {
-    let at: Vec<usize> = (0..found.len())
-        .filter(|&i| found[i] != expected[i])
-        .collect();
-    format!("{} bytes differ, the first is byte {}", at.len(), at[0])
-}
-
-fn ggml(dtype: DType, weights: &[f32]) -> Vec<u8> {
-    let n_cols = weights.len();
-    let n_bytes = dtype.row_bytes(n_cols as u64).unwrap() as usize;
-    let mut bytes = vec![0u8; n_bytes];
-    // SAFETY: `weights` is one row of n_cols weights, a multiple of the type's block length, and
-    // `bytes` has room for exactly that row (row_bytes); without an importance matrix the last
-    // pointer is not read.
-    let written = unsafe {
-        ggml_quantize_init(dtype.id());
-        let (src, dst) = (weights.as_ptr(), bytes.as_mut_ptr().cast());
-        ggml_quantize_chunk(dtype.id(), src, dst, 0, 1, n_cols as i64, std::ptr::null())
-    };
-    assert_eq!(written, n_bytes);
-    bytes
-}
-
-/// Whether the F16 scales and minima of all blocks are finite (for F16 and BF16, the values
-/// themselves).
-fn has_finite_scales(dtype: DType, bytes: &[u8]) -> bool {
-    let (offsets, exponent): (&[usize], u16) = match dtype {
-        DType::F32 => return true,
-        DType::BF16 => (&[0], 0x7f80),
-        DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => (&[0, 2], 0x7c00),
-        DType::Q6_K => (&[208], 0x7c00),
-        _ => (&[0], 0x7c00),
-    };
-    bytes
-        .chunks_exact(dtype.block_bytes() as usize)
-        .all(|block| {
-            let is_finite =
-                |&at: &usize| u16::from_le_bytes([block[at], block[at + 1]]) & exponent != exponent;
-            offsets.iter().all(is_finite)
-        })
-}
-
-/// The weights of a case: one super-block, or one to four small blocks.
-fn case(seed: u64, dtype: DType) -> Vec<f32> {
-    let rng = &mut Rng(seed);
-    let n_weights = match dtype.block_len() {
-        256 => 256,
-        _ => 32 * (1 + rng.below(4)),
-    };
-    let mut weights = vec![0.0; n_weights as usize];
-    // A case is of one piece, or each stretch is different from its neighbours.
-    let (whole, stretch) = (weights.len(), 16 << rng.below(2));
-    let stretch = if rng.below(3) == 0 { stretch } else { whole };
+/// Weights of one kind, or of a different kind in each stretch.
+fn piece(len: usize, rng: &mut Rng) -> Vec<f32> {
+    let mut weights = vec![0.0; len];
+    let stretch = 16 << rng.below(2);
+    let stretch = if rng.below(3) == 0 { stretch } else { len };
     let exponent = rng.below(24) as i32 - 18;
     let spread = [0, 0, 4, 20][rng.below(4) as usize];
-    for piece in weights.chunks_mut(stretch) {
+    for stretch in weights.chunks_mut(stretch) {
         let scale = 2.0f32.powi(exponent - rng.below(spread + 1) as i32);
-        fill(piece, scale, rng);
+        fill(stretch, scale, rng);
     }
     // Checkpoints are rarely real F32: the fewer bits, the more ties.
     let round: fn(f32) -> f32 = match rng.below(4) {
@@ -176,6 +70,45 @@ fn case(seed: u64, dtype: DType) -> Vec<f32> {
     };
     weights.iter_mut().for_each(|x| *x = round(*x));
     weights
+}
+
+/// Mean squares of activations, or what may stand in their place in a file.
+fn importance(n_cols: usize, rng: &mut Rng) -> Vec<f32> {
+    let mut values = vec![0.0; n_cols];
+    let scale = 2.0f32.powi(rng.below(40) as i32 - 24);
+    match rng.below(16) {
+        0 => values.fill(1.0),
+        1 => values.fill(scale),
+        2 => values.fill_with(|| rng.uniform().abs()),
+        3..6 => values.fill_with(|| scale * rng.normal() * rng.normal()),
+        6..9 => values.fill_with(|| scale * rng.exponential()),
+        // Columns that were never active.
+        9 | 10 => values.fill_with(|| match rng.below(4) {
+            0 => 0.0,
+            _ => rng.exponential(),
+        }),
+        11 => values.fill_with(|| match rng.below(16) {
+            0 => scale,
+            _ => 0.0,
+        }),
+        12 => {}
+        // A few columns count for all others.
+        13 => values.fill_with(|| match rng.below(32) {
+            0 => 1e4 * rng.exponential(),
+            _ => 1e-3 * rng.exponential(),
+        }),
+        // A huge range, and what no activations have.
+        14 => values.fill_with(|| rng.exponential() * 2.0f32.powi(rng.below(80) as i32 - 40)),
+        _ => match rng.below(8) {
+            0 => values.fill_with(|| rng.finite_bits()),
+            1 => values.fill_with(|| f32::MAX * rng.uniform()),
+            2 => values.fill_with(|| f32::from_bits(rng.below(1000) as u32)),
+            3 => values.fill_with(|| 2.0f32.powi(rng.below(200) as i32 - 100)),
+            _ => values.fill_with(|| 2.0f32.powi(-(rng.below(140) as i32))),
+        },
+    }
+    values.iter_mut().for_each(|x| *x = x.abs());
+    values
 }
 
 /// One kind of weights, ordinary or hostile.
@@ -259,17 +192,17 @@ const EDGES: [f32; 12] = [
 ];
 
 /// SplitMix64: the same cases on every machine.
-struct Rng(u64);
+pub struct Rng(pub u64);
 
 impl Rng {
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         x ^ (x >> 31)
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 
@@ -286,6 +219,12 @@ impl Rng {
     /// A ratio of normals.
     fn cauchy(&mut self) -> f32 {
         self.normal() / (self.normal().abs() + 1e-4)
+    }
+
+    /// Mean 1: the logarithm of a uniform variable, near enough.
+    fn exponential(&mut self) -> f32 {
+        let halvings = self.next().trailing_zeros() as f32;
+        (halvings + self.uniform().abs()) * std::f32::consts::LN_2
     }
 
     /// Any finite value, every bit pattern alike.

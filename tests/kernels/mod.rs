@@ -1,0 +1,146 @@
+//! The kernels on random and hostile input: the scalar ones against ggml, byte for byte, and those of every other
+//! instruction set of this machine against the scalar ones.
+
+mod cases;
+mod oracle;
+
+use cases::Case;
+use yi_gguf::DType;
+use yi_quantize::kernels::{Isa, KernelError, quantize_rows};
+
+/// Pieces (see [`Case`]) per type, with and without an importance matrix each.
+const N_PIECES: usize = 100_000;
+
+macro_rules! test_types {
+    ($($name:ident is $dtype:ident,)*) => { $(
+        mod $name {
+            #[test]
+            fn is_ggmls() {
+                super::check(super::DType::$dtype, false);
+            }
+
+            #[test]
+            fn with_importance_is_ggmls() {
+                super::check(super::DType::$dtype, true);
+            }
+        }
+    )* };
+}
+
+test_types! {
+    f32_ is F32,
+    f16 is F16,
+    bf16 is BF16,
+    q4_0 is Q4_0,
+    q4_1 is Q4_1,
+    q5_0 is Q5_0,
+    q5_1 is Q5_1,
+    q8_0 is Q8_0,
+    q2_k is Q2_K,
+    q4_k is Q4_K,
+    q5_k is Q5_K,
+    q6_k is Q6_K,
+}
+
+fn check(dtype: DType, has_importance: bool) {
+    let (mut n_pieces, mut n_refused) = (0, 0);
+    for seed in 0.. {
+        let case = Case::new(seed, dtype, has_importance);
+        let name = format!("{dtype}, case {seed}");
+        let scalar = quantize(Isa::Scalar, dtype, &case);
+        if let Err(error) = check_against_ggml(dtype, &case, &scalar) {
+            panic!("{name}: {error}");
+        }
+        for isa in Isa::available()
+            .into_iter()
+            .filter(|&isa| isa != Isa::Scalar)
+        {
+            let found = quantize(isa, dtype, &case);
+            assert!(found == scalar, "{name}: {isa} differs from scalar");
+        }
+        n_refused += usize::from(scalar.is_err());
+        n_pieces += case.n_pieces;
+        if n_pieces >= N_PIECES {
+            break;
+        }
+    }
+    assert!(
+        n_refused < n_pieces / 8,
+        "{dtype}: {n_refused} cases refused"
+    );
+    assert!(
+        n_refused > 0 || dtype == DType::F32,
+        "{dtype}: no case refused"
+    );
+}
+
+fn quantize(isa: Isa, dtype: DType, case: &Case) -> Result<Vec<u8>, KernelError> {
+    let mut bytes = vec![0xaa; case.n_bytes(dtype)];
+    quantize_rows(isa, dtype, case.rows(), &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Ours must have ggml's bytes, or refuse the first block that has no finite bytes.
+fn check_against_ggml(
+    dtype: DType,
+    case: &Case,
+    found: &Result<Vec<u8>, KernelError>,
+) -> Result<(), String> {
+    let expected = oracle::quantize(dtype, case);
+    let block_len = dtype.block_len() as usize;
+    let mut blocks = expected.chunks_exact(dtype.block_bytes() as usize);
+    let first_infinite = blocks.position(|block| !has_finite_scales(dtype, block));
+    match found {
+        Ok(found) => {
+            if let Some(at) = (0..found.len()).find(|&i| found[i] != expected[i]) {
+                let n = (0..found.len())
+                    .filter(|&i| found[i] != expected[i])
+                    .count();
+                return Err(format!("{n} bytes differ, the first is byte {at}"));
+            }
+            match first_infinite {
+                Some(block) => Err(format!("block {block} is not finite, but accepted")),
+                None => Ok(()),
+            }
+        }
+        Err(error) => {
+            let (row, col) = match error {
+                KernelError::OutOfRange { row, col, .. }
+                | KernelError::ImportanceRange { row, col, .. } => (row, col),
+                other => return Err(other.to_string()),
+            };
+            let block = (row * case.n_cols + col) / block_len;
+            if first_infinite == Some(block) || is_lost_by_ggml(case, block * block_len, block_len)
+            {
+                Ok(())
+            } else {
+                Err(error.to_string())
+            }
+        }
+    }
+}
+
+/// Whether the sums over a block may overflow: ggml then writes zeros.
+fn is_lost_by_ggml(case: &Case, start: usize, len: usize) -> bool {
+    let any_from = |values: &[f32], limit: f32| values.iter().any(|x| x.abs() > limit);
+    let col = start % case.n_cols;
+    any_from(&case.weights[start..start + len], 1e12)
+        || (case.importance.as_ref())
+            .is_some_and(|columns| any_from(&columns[col..col + len], 1e15))
+}
+
+/// Whether the F16 scales and minima of a block are finite (of F16 and BF16, the values themselves).
+fn has_finite_scales(dtype: DType, block: &[u8]) -> bool {
+    let (offsets, exponent): (&[usize], u16) = match dtype {
+        DType::F32 => return true,
+        DType::BF16 => (&[0], 0x7f80),
+        DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => (&[0, 2], 0x7c00),
+        DType::Q2_K => (&[80, 82], 0x7c00),
+        DType::Q3_K => (&[108], 0x7c00),
+        DType::Q6_K => (&[208], 0x7c00),
+        _ => (&[0], 0x7c00),
+    };
+    offsets
+        .iter()
+        .all(|&at| u16::from_le_bytes([block[at], block[at + 1]]) & exponent != exponent)
+}
