@@ -52,17 +52,6 @@ pub enum Error {
     /// The GGUF file is not valid.
     #[error(transparent)]
     Gguf(#[from] yi_gguf::Error),
-    /// The name of a split model's first file does not tell those of the others.
-    #[error(
-        "{} says it is one of {count} files, but its name does not end in -00001-of-{count:05}.gguf",
-        path.display()
-    )]
-    PartName {
-        /// The first file.
-        path: PathBuf,
-        /// Number of parts.
-        count: u64,
-    },
     /// llama.cpp does not start.
     #[error(transparent)]
     Backend(#[from] BackendError),
@@ -177,7 +166,7 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Error::Gguf(error) => gguf_kind(error),
-            Error::PartName { .. } | Error::FileSampling { .. } => Kind::InvalidInput,
+            Error::FileSampling { .. } => Kind::InvalidInput,
             Error::Backend(_) => Kind::Internal,
             Error::Load { source, .. } => match source {
                 LoadError::Stream(_) | LoadError::Path(_) => Kind::Io,
@@ -218,7 +207,6 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Error::Gguf(error) => return error.hint(),
-            Error::PartName { .. } => "llama.cpp finds the other files by this name: rename them",
             Error::Backend(BackendError::Missing { .. }) => {
                 "keep the folder `backends` and the libraries beside the executable when you move it"
             }
@@ -273,8 +261,7 @@ impl Error {
 
 /// A missing or unreadable file is not the same as a broken one.
 fn gguf_kind(error: &yi_gguf::Error) -> Kind {
-    match error {
-        yi_gguf::Error::At { source, .. } => gguf_kind(source),
+    match error.cause() {
         yi_gguf::Error::Io { .. } | yi_gguf::Error::NotAFile => Kind::Io,
         yi_gguf::Error::OutOfMemory { .. } => Kind::Memory,
         _ => Kind::InvalidInput,

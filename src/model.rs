@@ -52,28 +52,12 @@ impl ModelFile {
     /// # Errors
     /// When the file, or one of its parts, is not a GGUF file.
     pub fn open_unchecked(path: &Path) -> Result<Self, Error> {
-        let (gguf, file) = Gguf::open(path)?;
-        let count = gguf
-            .metadata()
-            .unsigned("split.count")
-            .ok()
-            .flatten()
-            .unwrap_or(0);
-        let number = gguf
-            .metadata()
-            .unsigned("split.no")
-            .ok()
-            .flatten()
-            .unwrap_or(0);
-        let mut headers = vec![gguf];
-        let mut files = vec![(path.to_owned(), file)];
-        if number == 0 && (2..=u64::from(u16::MAX)).contains(&count) {
-            for part in 1..count {
-                let part_path = part_path(path, part, count)?;
-                let (gguf, file) = Gguf::open(&part_path)?;
-                headers.push(gguf);
-                files.push((part_path, file));
-            }
+        let parts = Gguf::open_parts(path)?;
+        let mut headers = Vec::with_capacity(parts.len());
+        let mut files = Vec::with_capacity(parts.len());
+        for part in parts {
+            headers.push(part.gguf);
+            files.push((part.path, part.file));
         }
         Ok(ModelFile {
             path: path.to_owned(),
@@ -254,39 +238,5 @@ impl ModelFile {
     /// Metadata of the first part, in the file's order.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.metadata().iter()
-    }
-}
-
-/// `model-00001-of-00003.gguf` gives the names of the other parts, as in llama.cpp.
-fn part_path(first: &Path, part: u64, count: u64) -> Result<PathBuf, Error> {
-    let wrong = || Error::PartName {
-        path: first.to_owned(),
-        count,
-    };
-    let name = first
-        .file_name()
-        .and_then(|name| name.to_str())
-        .ok_or_else(wrong)?;
-    let prefix = name
-        .strip_suffix(&format!("-00001-of-{count:05}.gguf"))
-        .ok_or_else(wrong)?;
-    Ok(first.with_file_name(format!("{prefix}-{:05}-of-{count:05}.gguf", part + 1)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_named_as_llama_cpp_names_them() {
-        let path = part_path(Path::new("/m/yi-00001-of-00012.gguf"), 11, 12).unwrap();
-        assert_eq!(path, Path::new("/m/yi-00012-of-00012.gguf"));
-        for wrong in [
-            "/m/yi.gguf",
-            "/m/yi-00002-of-00012.gguf",
-            "/m/yi-00001-of-00011.gguf",
-        ] {
-            assert!(part_path(Path::new(wrong), 1, 12).is_err(), "{wrong}");
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! The whole way from an opened checkpoint to a finished file.
+//! The whole way from an opened input to a finished file.
 
 use std::io::{BufReader, Seek};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,25 +6,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rayon::ThreadPool;
 use yi_gguf::Gguf;
 
-use crate::checkpoint::Checkpoint;
 use crate::digest::Hasher;
 use crate::error::Error;
+use crate::input::Input;
 use crate::journal::{File, Header, Source};
 use crate::outcome::Outcome;
 use crate::output::{Output, Target};
 use crate::pipeline::{Pipeline, Progress};
-use crate::plan::Plan;
+use crate::plan::{Plan, check_parts};
 use crate::resume::Earlier;
-use crate::tokenizer;
 
-/// Writes the planned file with `n_threads` threads, reads its header back, tests its tokenizer against the
+/// Writes the planned file with `n_threads` threads, reads its header back, tests its tokenizer against a
 /// checkpoint's, and only then gives the file its name.
 ///
 /// # Errors
 /// If some tensors are finished and it is worth going on with them, [`Error::Unfinished`]: they stay for a run that
 /// resumes this one. After any other error nothing new is left.
 pub fn convert(
-    checkpoint: &Checkpoint,
+    input: &Input,
     plan: &Plan,
     target: Target,
     n_threads: usize,
@@ -39,14 +38,14 @@ pub fn convert(
             reason: e.to_string(),
         })?;
     let headers = header_bytes(plan)?;
-    let header = journal_header(checkpoint, plan, &target, &headers);
+    let header = journal_header(input, plan, &target, &headers);
     let opened = target.create(&header)?;
     let output = opened.output;
     if opened.replaced {
         progress
             .note("what an interrupted run left is replaced; --resume would have gone on with it");
     }
-    let weights = &checkpoint.weights;
+    let weights = input.weights();
     let earlier = match &opened.resumed {
         None => Earlier::nothing(plan, weights),
         Some(journal) => Earlier::verify(journal, plan, weights, &output, &pool, cancelled)?,
@@ -56,7 +55,7 @@ pub fn convert(
     }
     let mut outcome = Outcome::new(&earlier);
     let conversion = Conversion {
-        checkpoint,
+        input,
         plan,
         output: &output,
         pool: &pool,
@@ -85,7 +84,7 @@ pub fn convert(
 
 /// The bytes of each file of the output before its tensors.
 fn header_bytes(plan: &Plan) -> Result<Vec<Vec<u8>>, Error> {
-    let headers = plan.parts().iter().map(|gguf| {
+    let headers = plan.parts.iter().map(|gguf| {
         let mut bytes = Vec::new();
         gguf.write_header(&mut bytes)
             .map_err(|source| Error::Write { source })?;
@@ -94,22 +93,19 @@ fn header_bytes(plan: &Plan) -> Result<Vec<Vec<u8>>, Error> {
     headers.collect()
 }
 
-fn journal_header(
-    checkpoint: &Checkpoint,
-    plan: &Plan,
-    target: &Target,
-    headers: &[Vec<u8>],
-) -> Header {
+fn journal_header(input: &Input, plan: &Plan, target: &Target, headers: &[Vec<u8>]) -> Header {
     let mut hasher = Hasher::default();
     for header in headers {
         hasher.update(header);
     }
-    let names = target.part_names(plan.parts().len()).into_iter();
-    let files = names.zip(plan.parts()).map(|(name, gguf)| File {
+    // What the headers do not show, such as the importance matrix's values.
+    hasher.update(plan.request.canonical().as_bytes());
+    let names = target.part_names(plan.parts.len()).into_iter();
+    let files = names.zip(&plan.parts).map(|(name, gguf)| File {
         name,
         n_bytes: gguf.file_bytes(),
     });
-    let sources = checkpoint.weights.files.iter().map(|file| Source {
+    let sources = input.weights().files.iter().map(|file| Source {
         name: file.name.clone(),
         stamp: file.map.stamp(),
     });
@@ -117,7 +113,7 @@ fn journal_header(
 }
 
 struct Conversion<'a> {
-    checkpoint: &'a Checkpoint,
+    input: &'a Input,
     plan: &'a Plan<'a>,
     output: &'a Output,
     pool: &'a ThreadPool,
@@ -134,9 +130,7 @@ impl Conversion<'_> {
                 .map_err(|source| Error::Write { source })?;
         }
         self.write_tensors(outcome)?;
-        for part in 0..headers.len() {
-            self.read_back(part)?;
-        }
+        self.read_back(headers.len())?;
         if self.cancelled.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
@@ -145,7 +139,7 @@ impl Conversion<'_> {
 
     /// Runs the pipeline, and beside it the journal.
     fn write_tensors(&self, outcome: &mut Outcome) -> Result<(), Error> {
-        let (plan, weights) = (self.plan, &self.checkpoint.weights);
+        let (plan, weights) = (self.plan, self.input.weights());
         let pipeline = Pipeline {
             plan,
             weights,
@@ -167,17 +161,17 @@ impl Conversion<'_> {
         }
     }
 
-    /// Reads a file's header as any other program would.
-    fn read_back(&self, part: usize) -> Result<(), Error> {
+    /// Reads the headers of all files as any other program would.
+    fn read_back(&self, n_parts: usize) -> Result<(), Error> {
         let unreadable = |source| Error::ReadBack { source };
-        let mut file = self.output.file(part);
-        file.rewind().map_err(unreadable)?;
-        let file_bytes = file.metadata().map_err(unreadable)?.len();
-        let written = Gguf::read(&mut BufReader::new(file), file_bytes)?;
-        if part == 0 {
-            yi_gguf::check_model(&written)?;
-            tokenizer::self_test(&self.checkpoint.tokenizer, written.metadata())?;
+        let mut written = Vec::with_capacity(n_parts);
+        for part in 0..n_parts {
+            let mut file = self.output.file(part);
+            file.rewind().map_err(unreadable)?;
+            let file_bytes = file.metadata().map_err(unreadable)?.len();
+            written.push(Gguf::read(&mut BufReader::new(file), file_bytes)?);
         }
-        Ok(())
+        check_parts(&written)?;
+        self.input.self_test(written[0].metadata())
     }
 }

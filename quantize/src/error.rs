@@ -2,10 +2,14 @@
 
 use std::path::PathBuf;
 
+use yi_gguf::LooksLike;
+
 use crate::arch::llama::ArchError;
 use crate::checkpoint::{ConfigError, FileError, ShardError};
+use crate::imatrix::ImatrixError;
 use crate::kernels::KernelError;
 use crate::output::{self, OutputError};
+use crate::request::RequestError;
 use crate::tokenizer::TokenizerError;
 
 /// Why a conversion failed. Each message says what, where and what was expected; [`Error::hint`] what to do.
@@ -28,6 +32,19 @@ pub enum Error {
     /// The planned file breaks a rule of the format, for instance by a tensor name that is too long.
     #[error("the output would not be valid GGUF: {0}")]
     Gguf(#[from] yi_gguf::Error),
+    /// INPUT is a file, and not a GGUF model that llama.cpp would load.
+    #[error(transparent)]
+    GgufInput(yi_gguf::Error),
+    /// A GGUF file could not be mapped.
+    #[error("{path}: cannot be mapped: {source}")]
+    Map {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error(transparent)]
+    Imatrix(#[from] ImatrixError),
     /// NaN, infinity or an overflow among the weights; rows and columns are the checkpoint's.
     #[error("tensor `{tensor}`: {source}")]
     Weight { tensor: String, source: KernelError },
@@ -60,18 +77,28 @@ pub enum Error {
     },
 }
 
+const INPUT_IS: &str =
+    "INPUT is a GGUF file, or a folder with config.json, *.safetensors and a tokenizer";
+
 impl Error {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NotACheckpoint { .. } => {
-                Some("INPUT is a folder with config.json, *.safetensors and a tokenizer".into())
-            }
+            Self::NotACheckpoint { .. } => Some(INPUT_IS.into()),
             Self::File(e) => e.hint(),
             Self::Shard(e) => e.hint(),
             Self::Tokenizer(e) => e.hint(),
             Self::Arch(e) => e.hint(),
             Self::Gguf(e) => e.hint(),
+            Self::GgufInput(e) => match e.cause() {
+                yi_gguf::Error::BadMagic {
+                    looks_like: None | Some(LooksLike::Safetensors),
+                    ..
+                } => Some(INPUT_IS.into()),
+                _ => e.hint(),
+            },
+            Self::Request(e) => e.hint(),
+            Self::Imatrix(e) => e.hint(),
             Self::Weight { source, .. } => source.hint(),
             Self::Output(e) => e.hint(),
             Self::Write { source } => output::write_hint(source),
@@ -96,24 +123,11 @@ impl Error {
         }
     }
 
-    /// The message and the hint as lines for a terminal. A checkpoint's names are somebody else's text: control
-    /// characters are shown and not obeyed, and what would fill the screen is cut.
+    /// The message and the hint as lines for a terminal.
     pub fn report(&self) -> String {
-        const MAX_CHARS: usize = 2000;
-        let mut message = String::new();
-        let text = self.to_string();
-        for (i, c) in text.chars().enumerate() {
-            match c {
-                _ if i == MAX_CHARS => {
-                    message.push('…');
-                    break;
-                }
-                _ if c.is_control() => message.extend(c.escape_default()),
-                _ => message.push(c),
-            }
-        }
+        let message = for_terminal(&self.to_string());
         match self.hint() {
-            Some(hint) => format!("error: {message}\nhint: {hint}\n"),
+            Some(hint) => format!("error: {message}\nhint: {}\n", for_terminal(&hint)),
             None => format!("error: {message}\n"),
         }
     }
@@ -144,7 +158,21 @@ impl Error {
             Self::Output(_) | Self::Write { .. } | Self::ReadBack { .. } | Self::Stdout { .. } => {
                 exit_code::IO
             }
-            Self::File(FileError::Io { .. })
+            Self::Request(
+                RequestError::UnsupportedModel { .. } | RequestError::Unreadable { .. },
+            ) => exit_code::UNSUPPORTED,
+            Self::Request(_) => exit_code::USAGE,
+            Self::GgufInput(e)
+                if matches!(
+                    e.cause(),
+                    yi_gguf::Error::Io { .. } | yi_gguf::Error::NotAFile
+                ) =>
+            {
+                exit_code::IO
+            }
+            Self::Map { .. }
+            | Self::File(FileError::Io { .. } | FileError::Named { .. })
+            | Self::Imatrix(ImatrixError::File(FileError::Io { .. } | FileError::Named { .. }))
             | Self::Shard(ShardError::File(FileError::Io { .. }) | ShardError::Map { .. })
             | Self::Tokenizer(TokenizerError::File(FileError::Io { .. })) => exit_code::IO,
             Self::Interrupted => exit_code::INTERRUPTED,
@@ -153,6 +181,24 @@ impl Error {
             _ => exit_code::INVALID_INPUT,
         }
     }
+}
+
+/// Names in files are somebody else's text: control characters are shown and not obeyed, and what would fill the
+/// screen is cut.
+pub(crate) fn for_terminal(text: &str) -> String {
+    const MAX_CHARS: usize = 2000;
+    let mut shown = String::new();
+    for (i, c) in text.chars().enumerate() {
+        match c {
+            _ if i == MAX_CHARS => {
+                shown.push('…');
+                break;
+            }
+            _ if c.is_control() => shown.extend(c.escape_default()),
+            _ => shown.push(c),
+        }
+    }
+    shown
 }
 
 /// Exit codes of both programs; 0 is success.

@@ -1,14 +1,18 @@
-//! Turns a Hugging Face checkpoint into a quantized GGUF file in one pass.
+//! Turns a Hugging Face checkpoint or a GGUF model into a quantized GGUF file in one pass.
 //!
-//! `checkpoint` (read) -> `plan` (pure) -> `kernels` (pure) -> `pipeline` (bounded I/O) -> GGUF.
+//! `input` (read) -> `plan` (pure) -> `kernels` (pure) -> `pipeline` (bounded I/O) -> GGUF.
 
 pub mod arch;
 pub mod checkpoint;
+mod choose;
 pub mod cli;
 pub mod convert;
 pub mod digest;
 pub mod error;
 pub mod file_type;
+pub mod gguf_model;
+pub mod imatrix;
+pub mod input;
 pub mod journal;
 pub mod kernels;
 pub mod map;
@@ -21,7 +25,10 @@ pub mod pipeline;
 pub mod plan;
 pub mod progress;
 pub mod report;
+pub mod request;
 pub mod resume;
+mod split;
 pub mod stamp;
 pub mod threads;
 pub mod tokenizer;
+pub mod weights;

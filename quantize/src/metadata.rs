@@ -75,6 +75,18 @@ pub fn build(
     Ok(metadata)
 }
 
+/// The metadata of a GGUF model for an output of `file_type`, as llama-quantize copies it: what says how the weights
+/// are stored moves to the end, and nothing speaks of other files.
+pub fn requantized(source: &Metadata, file_type: FileType) -> Result<Metadata, yi_gguf::Error> {
+    let mut metadata = source.clone();
+    metadata.set("general.quantization_version", QUANTIZATION_VERSION)?;
+    metadata.set("general.file_type", file_type.id())?;
+    for key in ["split.no", "split.count", "split.tensors.count"] {
+        metadata.remove(key);
+    }
+    Ok(metadata)
+}
+
 /// `34B`, `6.0M`: at least two digits, as gguf-py rounds it.
 fn size_label(n_params: u64) -> String {
     let (scale, suffix) = match n_params {

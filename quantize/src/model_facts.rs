@@ -2,6 +2,8 @@
 
 use yi_gguf::{Array, Metadata, Value};
 
+use crate::request::RequestError;
+
 /// Hyperparameters as llama.cpp reads them (`load_hparams`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFacts {
@@ -44,6 +46,21 @@ impl ModelFacts {
             n_experts,
             architecture,
         }
+    }
+
+    /// Refuses models with mixture rules that are not implemented.
+    ///
+    /// # Errors
+    /// [`RequestError::UnsupportedModel`].
+    pub fn check_supported(&self) -> Result<(), RequestError> {
+        let what = if self.n_experts > 0 {
+            format!("a model with {} experts in a layer", self.n_experts)
+        } else if self.architecture == "glm5-next" {
+            "the architecture glm5-next, which has rules of its own,".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(RequestError::UnsupportedModel { what })
     }
 
     pub(crate) fn is_falcon(&self) -> bool {

@@ -2,7 +2,6 @@
 
 use std::sync::mpsc::Receiver;
 
-use crate::checkpoint::Weights;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::journal::Record;
@@ -10,6 +9,7 @@ use crate::output::Output;
 use crate::pipeline::Finished;
 use crate::plan::Plan;
 use crate::resume::Earlier;
+use crate::weights::Weights;
 
 /// Digests of everything that is finished.
 #[derive(Debug)]

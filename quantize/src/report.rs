@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::BinaryBytes;
 use serde_json::{Value, json};
 
-use crate::checkpoint::Checkpoint;
+use crate::input::Input;
 use crate::plan::Plan;
 
 /// The plan as a table: a line per tensor, then totals.
@@ -37,8 +37,8 @@ pub fn plan_table(plan: &Plan) -> String {
         plan.source_bytes(),
         plan.output_bytes(),
         plan.bits_per_weight(),
-        plan.gguf.file_bytes(),
-        BinaryBytes(plan.gguf.file_bytes()),
+        plan.file_bytes(),
+        BinaryBytes(plan.file_bytes()),
     );
     table
 }
@@ -68,7 +68,7 @@ fn totals(plan: &Plan) -> Value {
         "n_params": plan.n_params(),
         "source_bytes": plan.source_bytes(),
         "tensor_bytes": plan.output_bytes(),
-        "file_bytes": plan.gguf.file_bytes(),
+        "file_bytes": plan.file_bytes(),
         "bits_per_weight": plan.bits_per_weight(),
     })
 }
@@ -89,15 +89,15 @@ impl Summary {
     /// Sizes from the plan, memory from the system.
     pub fn new(
         output: &Path,
-        checkpoint: &Checkpoint,
+        input: &Input,
         plan: &Plan,
         n_threads: usize,
         elapsed: Duration,
     ) -> Self {
         Self {
             output: output.into(),
-            input_bytes: checkpoint.weights.n_bytes(),
-            file_bytes: plan.gguf.file_bytes(),
+            input_bytes: input.weights().n_bytes(),
+            file_bytes: plan.file_bytes(),
             bits_per_weight: plan.bits_per_weight(),
             totals: totals(plan),
             n_threads,

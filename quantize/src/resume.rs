@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use crate::checkpoint::Weights;
 use crate::digest::{Digest, Hasher};
 use crate::error::Error;
 use crate::journal::{Journal, Record};
 use crate::output::Output;
 use crate::plan::Plan;
+use crate::weights::Weights;
 
 /// Bytes of the output that are read at once.
 const READ_BYTES: usize = 1 << 20;
@@ -105,7 +105,7 @@ impl Earlier {
             let is_intact = earlier.as_ref().is_some_and(|t| t.is_intact);
             all_intact[tensor.named.source.file] &= is_intact;
         }
-        let verify_source = |(file, all_intact): (&crate::checkpoint::shards::WeightFile, bool)| {
+        let verify_source = |(file, all_intact): (&crate::weights::WeightFile, bool)| {
             let sha256 = sources.get(file.name.as_str()).copied();
             let is_same = journal.header.stamp(&file.name) == Some(file.map.stamp());
             EarlierSource {

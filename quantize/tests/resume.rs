@@ -8,13 +8,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use util::{SHARD_1, TestCheckpoint, names_in};
-use yi_quantize::checkpoint::Checkpoint;
 use yi_quantize::convert::convert;
 use yi_quantize::error::Error;
 use yi_quantize::file_type::FileType;
+use yi_quantize::input::Input;
 use yi_quantize::output::{OutputError, Target};
 use yi_quantize::pipeline::Progress;
-use yi_quantize::plan::{Plan, PlannedTensor, Request};
+use yi_quantize::plan::{Plan, PlannedTensor};
+use yi_quantize::request::Request;
 
 /// Stops the run once so many bytes of the checkpoint are done, and keeps what it is told.
 struct Watch {
@@ -109,8 +110,8 @@ impl Bench {
         stop: u64,
     ) -> (Result<(), Error>, Vec<String>) {
         let watch = Watch::stopping_after(stop);
-        let opened = Checkpoint::open(self.checkpoint.path()).unwrap();
-        let plan = Plan::new(&opened, Request { file_type }).unwrap();
+        let opened = Input::open(self.checkpoint.path()).unwrap();
+        let plan = Plan::new(&opened, &Request::new(file_type), None).unwrap();
         let target = Target::new(&self.output(), false, self.checkpoint.path()).unwrap();
         let target = if resume { target.resuming() } else { target };
         let result = convert(&opened, &plan, target, 1, &watch, &watch.cancelled);
@@ -412,9 +413,9 @@ fn a_source_that_changes_while_it_is_read_is_an_error() {
     }
     let bench = Bench::new();
     let path = bench.checkpoint.path().join(SHARD_1);
-    let opened = Checkpoint::open(bench.checkpoint.path()).unwrap();
+    let opened = Input::open(bench.checkpoint.path()).unwrap();
     let file_type = FileType::Q4_0;
-    let plan = Plan::new(&opened, Request { file_type }).unwrap();
+    let plan = Plan::new(&opened, &Request::new(file_type), None).unwrap();
     let target = Target::new(&bench.output(), false, bench.checkpoint.path()).unwrap();
     let touch = Touch(&path, AtomicBool::new(false));
     let error = convert(&opened, &plan, target, 1, &touch, &AtomicBool::new(false)).unwrap_err();

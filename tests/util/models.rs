@@ -8,11 +8,12 @@ use std::sync::LazyLock;
 use std::sync::atomic::AtomicBool;
 
 use yi_gguf::{Array, DType, Gguf, Metadata, TensorSpec, Value};
-use yi_quantize::checkpoint::Checkpoint;
 use yi_quantize::convert::convert;
 use yi_quantize::file_type::FileType;
+use yi_quantize::input::Input;
 use yi_quantize::output::Target;
-use yi_quantize::plan::{Plan, Request};
+use yi_quantize::plan::Plan;
+use yi_quantize::request::Request;
 use yi_quantize::tokenizer::SourceTokenizer;
 
 /// Files that the repository brings along.
@@ -34,10 +35,10 @@ fn path_of(name: &str) -> PathBuf {
 
 /// Converts a checkpoint as `yi-quantize --force` does.
 pub fn convert_checkpoint(input: &Path, output: &Path, file_type: FileType) {
-    let checkpoint = Checkpoint::open(input).unwrap();
-    let plan = Plan::new(&checkpoint, Request { file_type }).unwrap();
     let target = Target::new(output, true, input).unwrap();
-    convert(&checkpoint, &plan, target, 2, &(), &AtomicBool::new(false)).unwrap();
+    let input = Input::open(input).unwrap();
+    let plan = Plan::new(&input, &Request::new(file_type), None).unwrap();
+    convert(&input, &plan, target, 2, &(), &AtomicBool::new(false)).unwrap();
 }
 
 /// The golden checkpoint, converted by our own library.

@@ -34,6 +34,17 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
+    /// The name of a split model's first file does not tell those of the others.
+    #[error(
+        "{} says it is one of {count} files, but its name does not end in -00001-of-{count:05}.gguf",
+        path.display()
+    )]
+    PartName {
+        /// The first file.
+        path: PathBuf,
+        /// Number of files.
+        count: u64,
+    },
     /// The path names a folder, a pipe, a device or a socket.
     #[error("not a regular file")]
     NotAFile,
@@ -416,6 +427,7 @@ impl Error {
             Error::At { source, .. } => return source.hint(),
             Error::Model(error) => return error.hint(),
             Error::BadMagic { looks_like, .. } => return looks_like.map(LooksLike::hint),
+            Error::PartName { .. } => "the other files are found by this name: rename them all",
             Error::EmptyFile => "download or convert the model again",
             Error::Truncated { .. }
             | Error::CountPastEnd { .. }
@@ -436,6 +448,14 @@ impl Error {
             _ => return None,
         };
         Some(hint.to_owned())
+    }
+
+    /// What is wrong, without the path.
+    pub fn cause(&self) -> &Error {
+        match self {
+            Error::At { source, .. } => source.cause(),
+            other => other,
+        }
     }
 
     /// The same error with the file's path.

@@ -106,6 +106,17 @@ pub(crate) fn check_types(metadata: &Metadata, architecture: &str) -> Result<(),
     Ok(())
 }
 
+/// The keys that llama.cpp reads of a model of this architecture.
+pub fn known_keys(architecture: &str) -> impl Iterator<Item = String> {
+    let own = OF_ARCHITECTURE
+        .iter()
+        .map(move |(name, _)| format!("{architecture}.{name}"));
+    GENERAL
+        .iter()
+        .map(|(name, _)| (*name).to_owned())
+        .chain(own)
+}
+
 fn kind_of(key: &str, architecture: &str) -> Option<Kind> {
     find(GENERAL, key).or_else(|| {
         let rest = key.strip_prefix(architecture)?.strip_prefix('.')?;

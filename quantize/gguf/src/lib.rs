@@ -22,6 +22,7 @@ mod looks_like;
 mod model;
 mod model_error;
 mod names;
+mod parts;
 mod read;
 mod value;
 mod vocab;
@@ -30,6 +31,7 @@ mod write;
 pub use dtype::DType;
 pub use error::Error;
 pub use gguf::{Gguf, VERSION};
+pub use keys::known_keys;
 pub use layout::{
     ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAX_ALIGNMENT, MAX_DIMS, MAX_HEADER_BYTES,
     MAX_TENSOR_NAME_BYTES, MAX_TENSORS, TensorInfo, TensorSpec,
@@ -40,5 +42,6 @@ pub use model::{
 };
 pub use model_error::ModelError;
 pub use names::ARCHITECTURES;
+pub use parts::{Part, part_path};
 pub use value::{Array, MAX_KEY_BYTES, MAX_KEYS, MAX_STRINGS, Metadata, Scalar, Value, ValueType};
 pub use vocab::MAX_TOKEN_BYTES;

@@ -194,6 +194,25 @@ impl Metadata {
         Ok(())
     }
 
+    /// Sets a key as llama.cpp does: one that is there already moves to the end.
+    ///
+    /// # Errors
+    /// Those of [`insert`](Metadata::insert), but for a key that is there already.
+    pub fn set(&mut self, key: impl Into<String>, value: impl Into<Value>) -> Result<(), Error> {
+        let key = key.into();
+        self.remove(&key);
+        self.insert(key, value)
+    }
+
+    /// Removes a key; its value, if it was there.
+    pub fn remove(&mut self, key: &str) -> Option<Value> {
+        let at = self.positions.remove(key)?;
+        for position in self.positions.values_mut().filter(|p| **p > at) {
+            *position -= 1;
+        }
+        Some(self.entries.remove(at).1)
+    }
+
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.positions.get(key).map(|&at| &self.entries[at].1)

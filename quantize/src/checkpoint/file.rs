@@ -15,6 +15,14 @@ pub enum FileError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The operating system refused a file that the user named.
+    #[error("{path}: {source}")]
+    Named {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// A directory, FIFO, socket or device stands where a file belongs.
     #[error("{path}: not a regular file")]
     NotRegular {
@@ -115,6 +123,26 @@ pub fn read_optional(path: &Path, max_bytes: u64) -> Result<Option<Vec<u8>>, Fil
         _ => {}
     }
     let (file, n_bytes) = open(path)?;
+    read_whole(path, file, n_bytes, max_bytes).map(Some)
+}
+
+/// Reads a file of at most `max_bytes` bytes that the user named: links lead wherever they lead.
+pub fn read_named(path: &Path, max_bytes: u64) -> Result<Vec<u8>, FileError> {
+    let io_error = |source| FileError::Named {
+        path: path.to_path_buf(),
+        source,
+    };
+    // Opening a pipe would wait for a writer.
+    if !path.metadata().map_err(io_error)?.is_file() {
+        let path = path.to_path_buf();
+        return Err(FileError::NotRegular { path });
+    }
+    let file = File::open(path).map_err(io_error)?;
+    let n_bytes = file.metadata().map_err(io_error)?.len();
+    read_whole(path, file, n_bytes, max_bytes)
+}
+
+fn read_whole(path: &Path, file: File, n_bytes: u64, max_bytes: u64) -> Result<Vec<u8>, FileError> {
     let path = path.to_path_buf();
     let mut bytes = Vec::new();
     if n_bytes <= max_bytes {
@@ -131,7 +159,7 @@ pub fn read_optional(path: &Path, max_bytes: u64) -> Result<Option<Vec<u8>>, Fil
             max_bytes,
         });
     }
-    Ok(Some(bytes))
+    Ok(bytes)
 }
 
 /// [`read_optional`] for a text file; a byte order mark at its start is dropped.
@@ -139,14 +167,19 @@ pub fn read_text_optional(path: &Path, max_bytes: u64) -> Result<Option<String>,
     let Some(bytes) = read_optional(path, max_bytes)? else {
         return Ok(None);
     };
-    let text = String::from_utf8(bytes).map_err(|error| FileError::NotUtf8 {
-        path: path.to_path_buf(),
-        offset: error.utf8_error().valid_up_to(),
-    })?;
+    let text = into_text(path, bytes)?;
     Ok(Some(match text.strip_prefix('\u{feff}') {
         Some(rest) => rest.to_owned(),
         None => text,
     }))
+}
+
+/// The content of a text file.
+pub fn into_text(path: &Path, bytes: Vec<u8>) -> Result<String, FileError> {
+    String::from_utf8(bytes).map_err(|error| FileError::NotUtf8 {
+        path: path.to_path_buf(),
+        offset: error.utf8_error().valid_up_to(),
+    })
 }
 
 /// The hub's cache keeps `<repo>/snapshots/<revision>/NAME` as a link to `<repo>/blobs/<hash>`.

@@ -2,16 +2,18 @@
 
 pub mod config;
 pub mod file;
+mod shard_error;
 pub mod shards;
 
 use std::path::{Path, PathBuf};
 
 pub use config::{ConfigError, ModelConfig, RopeScaling};
 pub use file::FileError;
-pub use shards::{ShardError, Tensor, Weights};
+pub use shard_error::ShardError;
 
 use crate::error::Error;
 use crate::tokenizer::{GenerationConfig, ModelCard, SourceTokenizer};
+use crate::weights::Weights;
 
 /// A checkpoint that has been opened and checked, but whose weights have not been read.
 pub struct Checkpoint {
@@ -48,7 +50,7 @@ impl Checkpoint {
         let tokenizer = SourceTokenizer::load(dir)?;
         let generation = GenerationConfig::load(dir)?;
         let card = ModelCard::load(dir)?;
-        let weights = Weights::open(dir)?;
+        let weights = shards::open(dir)?;
         Ok(Self {
             dir: dir.into(),
             config,

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::Range;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -14,324 +13,79 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use yi_gguf::DType;
 
-use super::file::{self, FileError};
+use super::file;
+use super::shard_error::ShardError;
 use crate::map::MappedFile;
-
-/// One tensor of the checkpoint.
-#[derive(Debug, Clone)]
-pub struct Tensor {
-    /// As in the checkpoint, for instance `model.layers.0.mlp.up_proj.weight`.
-    pub name: String,
-    /// As in the header: the name safetensors uses.
-    pub dtype_name: String,
-    /// Outermost dimension first (`[out, in]`).
-    pub shape: Vec<u64>,
-    /// Index of its file in [`Weights::files`].
-    pub file: usize,
-    /// Its bytes in that file.
-    pub bytes: Range<usize>,
-}
-
-impl Tensor {
-    /// The element type, if its weights can be converted: F32, F16 or BF16.
-    pub fn dtype(&self) -> Option<DType> {
-        match self.dtype_name.as_str() {
-            "F32" => Some(DType::F32),
-            "F16" => Some(DType::F16),
-            "BF16" => Some(DType::BF16),
-            _ => None,
-        }
-    }
-}
-
-/// One mapped safetensors file.
-#[derive(Debug)]
-pub struct WeightFile {
-    /// Its name inside the checkpoint.
-    pub name: String,
-    /// Its content.
-    pub map: MappedFile,
-}
-
-/// All weights of a checkpoint, mapped but not read.
-#[derive(Debug)]
-pub struct Weights {
-    /// One or more files.
-    pub files: Vec<WeightFile>,
-    /// Tensors by name.
-    pub tensors: BTreeMap<String, Tensor>,
-}
-
-/// What can be wrong with a checkpoint's weights before they are read.
-#[derive(Debug, thiserror::Error)]
-pub enum ShardError {
-    /// A file could not be opened.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The file could not be mapped.
-    #[error("{file}: cannot be mapped: {source}")]
-    Map {
-        /// The file.
-        file: String,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// No safetensors in the folder.
-    #[error("no model.safetensors and no model.safetensors.index.json in {dir}{found_instead}")]
-    NoWeights {
-        /// The folder.
-        dir: String,
-        /// What lies there instead, if it is known.
-        found_instead: &'static str,
-    },
-    /// Too short for the 8 bytes of the header's length.
-    #[error("{file}: {n_bytes} bytes, too short for a safetensors file")]
-    TooShort {
-        /// The file.
-        file: String,
-        /// Its length.
-        n_bytes: u64,
-    },
-    /// The header's length is none that a header can have.
-    #[error("{file}: header of {header_bytes} bytes, expected 2 to {max_bytes}")]
-    HeaderLength {
-        /// The file.
-        file: String,
-        /// As the first 8 bytes say.
-        header_bytes: u64,
-        /// The cap, or what the file has room for.
-        max_bytes: u64,
-    },
-    /// The header is not the JSON that it should be; a duplicate name is reported here too.
-    #[error("{file}: header: {source}")]
-    Header {
-        /// The file.
-        file: String,
-        /// What and where.
-        source: serde_json::Error,
-    },
-    /// A tensor's entry lacks a field or has one of the wrong type.
-    #[error("{file}: tensor `{tensor}`: {source}")]
-    Entry {
-        /// The file.
-        file: String,
-        /// The tensor.
-        tensor: String,
-        /// What and where.
-        source: serde_json::Error,
-    },
-    /// An element type whose size is unknown.
-    #[error("{file}: tensor `{tensor}` has the unknown dtype `{dtype}`")]
-    UnknownDType {
-        /// The file.
-        file: String,
-        /// The tensor.
-        tensor: String,
-        /// As the header names it.
-        dtype: String,
-    },
-    /// The shape's product passes 64 bits.
-    #[error("{file}: tensor `{tensor}`: the size of shape {shape:?} does not fit 64 bits")]
-    ShapeOverflow {
-        /// The file.
-        file: String,
-        /// The tensor.
-        tensor: String,
-        /// Its shape.
-        shape: Vec<u64>,
-    },
-    /// Shape and dtype say another size than the offsets.
-    #[error(
-        "{file}: tensor `{tensor}` of dtype {dtype} and shape {shape:?} needs {expected} bytes, its offsets {begin}..{end} say otherwise"
-    )]
-    SizeMismatch {
-        /// The file.
-        file: String,
-        /// The tensor.
-        tensor: String,
-        /// Its dtype.
-        dtype: String,
-        /// Its shape.
-        shape: Vec<u64>,
-        /// Bytes by shape and dtype.
-        expected: u64,
-        /// First byte, counted from the header's end.
-        begin: u64,
-        /// One past the last byte.
-        end: u64,
-    },
-    /// A tensor does not begin where the one before it ended.
-    #[error(
-        "{file}: tensor `{tensor}` begins at byte {begin} of the data, expected {expected} ({kind})"
-    )]
-    NotContiguous {
-        /// The file.
-        file: String,
-        /// The tensor.
-        tensor: String,
-        /// Where it begins.
-        begin: u64,
-        /// Where the one before ended.
-        expected: u64,
-        /// `gap` or `overlap`.
-        kind: &'static str,
-    },
-    /// The tensors end before or after the file does.
-    #[error("{file}: its tensors take {expected} bytes of data, the file has {found}")]
-    DataLength {
-        /// The file.
-        file: String,
-        /// By the header.
-        expected: u64,
-        /// By the file's length.
-        found: u64,
-    },
-    /// The index is not the JSON that it should be; a duplicate name is reported here too.
-    #[error("{INDEX_NAME}: {0}")]
-    Index(serde_json::Error),
-    /// A shard's name is a path.
-    #[error(
-        "{INDEX_NAME}: tensor `{tensor}` lies in `{shard}`, expected a plain *.safetensors name"
-    )]
-    ShardName {
-        /// The tensor.
-        tensor: String,
-        /// As the index names it.
-        shard: String,
-    },
-    /// A shard of the set lies in the folder but the index does not use it.
-    #[error("{shard}: not listed in {INDEX_NAME}")]
-    ExtraShard {
-        /// The file.
-        shard: String,
-    },
-    /// The index maps a tensor to a shard that lacks it.
-    #[error("{INDEX_NAME}: tensor `{tensor}` is not in `{shard}`")]
-    NotInShard {
-        /// The tensor.
-        tensor: String,
-        /// Where it should be.
-        shard: String,
-    },
-    /// A shard holds a tensor that the index has elsewhere, or nowhere.
-    #[error("{shard}: tensor `{tensor}` is mapped to {mapped_to} by {INDEX_NAME}")]
-    NotInIndex {
-        /// The tensor.
-        tensor: String,
-        /// Where it is.
-        shard: String,
-        /// `nothing`, or the other shard.
-        mapped_to: String,
-    },
-}
-
-impl ShardError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::File(e) => e.hint(),
-            Self::NoWeights { found_instead, .. } if !found_instead.is_empty() => Some(
-                "convert the checkpoint to safetensors first (transformers: `save_pretrained(..., safe_serialization=True)`)".into(),
-            ),
-            Self::NoWeights { .. } => {
-                Some("INPUT is a folder with config.json, *.safetensors and a tokenizer".into())
-            }
-            Self::DataLength { .. } | Self::TooShort { .. } | Self::HeaderLength { .. } => {
-                Some("the download may be incomplete: compare the file's size with the original".into())
-            }
-            _ => None,
-        }
-    }
-}
+use crate::weights::{Tensor, WeightFile, Weights};
 
 const SINGLE_NAME: &str = "model.safetensors";
-const INDEX_NAME: &str = "model.safetensors.index.json";
+pub(super) const INDEX_NAME: &str = "model.safetensors.index.json";
 /// The safetensors library's own limit.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 const MAX_INDEX_BYTES: u64 = 100_000_000;
 
-impl Weights {
-    /// Maps the weights in `dir` and checks every header. Reads no weight.
-    pub fn open(dir: &Path) -> Result<Self, ShardError> {
-        // The order in which transformers looks.
-        if dir.join(SINGLE_NAME).symlink_metadata().is_ok() {
-            let (file, tensors) = open_file(dir, SINGLE_NAME, 0)?;
-            let tensors = tensors.into_iter().map(|t| (t.name.clone(), t)).collect();
-            return Ok(Self {
-                files: vec![file],
-                tensors,
-            });
-        }
-        match file::read_optional(&dir.join(INDEX_NAME), MAX_INDEX_BYTES)? {
-            Some(index) => Self::open_sharded(dir, &index),
-            None => Err(no_weights(dir)),
-        }
+/// Maps the weights in `dir` and checks every header. Reads no weight.
+pub fn open(dir: &Path) -> Result<Weights, ShardError> {
+    // The order in which transformers looks.
+    if dir.join(SINGLE_NAME).symlink_metadata().is_ok() {
+        let (file, tensors) = open_file(dir, SINGLE_NAME, 0)?;
+        let tensors = tensors.into_iter().map(|t| (t.name.clone(), t)).collect();
+        return Ok(Weights {
+            files: vec![file],
+            tensors,
+        });
     }
+    match file::read_optional(&dir.join(INDEX_NAME), MAX_INDEX_BYTES)? {
+        Some(index) => open_sharded(dir, &index),
+        None => Err(no_weights(dir)),
+    }
+}
 
-    fn open_sharded(dir: &Path, index: &[u8]) -> Result<Self, ShardError> {
-        let index: Index = serde_json::from_slice(index).map_err(ShardError::Index)?;
-        let mut shard_of: BTreeMap<String, String> = BTreeMap::new();
-        for (tensor, shard) in index.weight_map.0 {
-            let plain = shard.ends_with(".safetensors")
-                && Path::new(&shard)
-                    .file_name()
-                    .is_some_and(|name| name == shard.as_str())
-                && !shard.contains('\\');
-            if !plain {
-                return Err(ShardError::ShardName { tensor, shard });
+fn open_sharded(dir: &Path, index: &[u8]) -> Result<Weights, ShardError> {
+    let index: Index = serde_json::from_slice(index).map_err(ShardError::Index)?;
+    let mut shard_of: BTreeMap<String, String> = BTreeMap::new();
+    for (tensor, shard) in index.weight_map.0 {
+        let plain = shard.ends_with(".safetensors")
+            && Path::new(&shard)
+                .file_name()
+                .is_some_and(|name| name == shard.as_str())
+            && !shard.contains('\\');
+        if !plain {
+            return Err(ShardError::ShardName { tensor, shard });
+        }
+        shard_of.insert(tensor, shard);
+    }
+    let names: BTreeSet<&String> = shard_of.values().collect();
+    refuse_extra_shards(dir, &names)?;
+
+    let mut files = Vec::new();
+    let mut tensors = BTreeMap::new();
+    for shard in names {
+        let (file, found) = open_file(dir, shard, files.len())?;
+        files.push(file);
+        for tensor in found {
+            // One shard per name, so that a tensor in two shards cannot pass.
+            if shard_of.get(&tensor.name) != Some(shard) {
+                let mapped_to = shard_of
+                    .get(&tensor.name)
+                    .map_or("nothing".into(), |s| format!("`{s}`"));
+                let (tensor, shard) = (tensor.name, shard.clone());
+                return Err(ShardError::NotInIndex {
+                    tensor,
+                    shard,
+                    mapped_to,
+                });
             }
-            shard_of.insert(tensor, shard);
+            tensors.insert(tensor.name.clone(), tensor);
         }
-        let names: BTreeSet<&String> = shard_of.values().collect();
-        refuse_extra_shards(dir, &names)?;
-
-        let mut files = Vec::new();
-        let mut tensors = BTreeMap::new();
-        for shard in names {
-            let (file, found) = open_file(dir, shard, files.len())?;
-            files.push(file);
-            for tensor in found {
-                // One shard per name, so that a tensor in two shards cannot pass.
-                if shard_of.get(&tensor.name) != Some(shard) {
-                    let mapped_to = shard_of
-                        .get(&tensor.name)
-                        .map_or("nothing".into(), |s| format!("`{s}`"));
-                    let (tensor, shard) = (tensor.name, shard.clone());
-                    return Err(ShardError::NotInIndex {
-                        tensor,
-                        shard,
-                        mapped_to,
-                    });
-                }
-                tensors.insert(tensor.name.clone(), tensor);
-            }
-        }
-        if let Some((tensor, shard)) = shard_of.iter().find(|(t, _)| !tensors.contains_key(*t)) {
-            return Err(ShardError::NotInShard {
-                tensor: tensor.clone(),
-                shard: shard.clone(),
-            });
-        }
-        Ok(Self { files, tensors })
     }
-
-    /// The tensor's bytes, in its element type, little endian.
-    pub fn bytes(&self, tensor: &Tensor) -> &[u8] {
-        &self.files[tensor.file].map.bytes()[tensor.bytes.clone()]
+    if let Some((tensor, shard)) = shard_of.iter().find(|(t, _)| !tensors.contains_key(*t)) {
+        return Err(ShardError::NotInShard {
+            tensor: tensor.clone(),
+            shard: shard.clone(),
+        });
     }
-
-    /// Lets go of the memory behind a part of the tensor (byte offsets inside it).
-    pub fn release(&self, tensor: &Tensor, part: Range<usize>) {
-        let start = tensor.bytes.start;
-        self.files[tensor.file]
-            .map
-            .release(start + part.start..start + part.end);
-    }
-
-    /// Length of all files, in bytes.
-    pub fn n_bytes(&self) -> u64 {
-        self.files.iter().map(|f| f.map.bytes().len() as u64).sum()
-    }
+    Ok(Weights { files, tensors })
 }
 
 fn no_weights(dir: &Path) -> ShardError {
@@ -480,9 +234,16 @@ fn read_header(file: &str, bytes: &[u8], file_index: usize) -> Result<Vec<Tensor
             shape,
             ..
         } = entry;
+        let dtype = match dtype_name.as_str() {
+            "F32" => Some(DType::F32),
+            "F16" => Some(DType::F16),
+            "BF16" => Some(DType::BF16),
+            _ => None,
+        };
         tensors.push(Tensor {
             name,
             dtype_name,
+            dtype,
             shape,
             file: file_index,
             bytes,

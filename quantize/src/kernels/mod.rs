@@ -52,14 +52,23 @@ pub fn quantize_rows(
             found: dst.len(),
         });
     }
-    if let Some(index) = first_not_finite(src) {
-        return Err(KernelError::NotFinite {
+    check_finite(src, n_cols)?;
+    kernel(&rows, dst).map_err(|OutOfRange { block }| shape.out_of_range(dtype, &rows, block))
+}
+
+/// Refuses the first weight that is NaN or infinite, in rows of `n_cols`.
+///
+/// # Errors
+/// [`KernelError::NotFinite`].
+pub fn check_finite(weights: &[f32], n_cols: usize) -> Result<(), KernelError> {
+    match first_not_finite(weights) {
+        None => Ok(()),
+        Some(index) => Err(KernelError::NotFinite {
             row: index / n_cols,
             col: index % n_cols,
-            value: src[index],
-        });
+            value: weights[index],
+        }),
     }
-    kernel(&rows, dst).map_err(|OutOfRange { block }| shape.out_of_range(dtype, &rows, block))
 }
 
 /// Whether [`quantize_rows`] has a kernel for `dtype`.

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use crate::checkpoint::Weights;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::kernels::{self, Isa, Rows};
 use crate::plan::{Plan, PlannedTensor};
+use crate::weights::Weights;
 
 /// Source bytes per chunk: small enough that the largest tensor keeps all cores busy to its end and that a buffer
 /// stays in a core's cache, large enough that handing it over costs nothing.
@@ -47,7 +47,7 @@ pub(super) fn rows_per_chunk(tensor: &PlannedTensor) -> usize {
 }
 
 impl Chunk {
-    /// Quantizes the chunk's rows into `out`.
+    /// Quantizes the chunk's rows into `out`, or copies them.
     pub(super) fn quantize(&mut self, isa: Isa, plan: &Plan, weights: &Weights) {
         let Content::Rows {
             index, ref rows, ..
@@ -66,17 +66,30 @@ impl Chunk {
             let n_rows = out.len() / tensor.row_bytes;
             self.scratch.resize(n_rows * n_cols, 0.0);
             let source_row = |row| tensor.named.row_order.source_row(first_row + row);
-            for (i, floats) in self.scratch.chunks_exact_mut(n_cols).enumerate() {
+            let source_bytes = |i| {
                 let start = source_row(i) * source_row_bytes;
-                let bytes = &source[start..start + source_row_bytes];
-                kernels::to_f32(tensor.named.source_dtype, bytes, floats);
-            }
-            let rows = Rows {
-                weights: &self.scratch,
-                n_cols,
-                importance: None,
+                &source[start..start + source_row_bytes]
             };
-            if let Err(e) = kernels::quantize_rows(isa, tensor.dtype, rows, out) {
+            // What cannot be read can be copied.
+            if kernels::readable(tensor.named.source_dtype) {
+                for (i, floats) in self.scratch.chunks_exact_mut(n_cols).enumerate() {
+                    kernels::to_f32(tensor.named.source_dtype, source_bytes(i), floats);
+                }
+            }
+            let result = if tensor.is_copy() {
+                for (i, row) in out.chunks_exact_mut(tensor.row_bytes).enumerate() {
+                    row.copy_from_slice(source_bytes(i));
+                }
+                kernels::check_finite(&self.scratch, n_cols)
+            } else {
+                let rows = Rows {
+                    weights: &self.scratch,
+                    n_cols,
+                    importance: tensor.importance,
+                };
+                kernels::quantize_rows(isa, tensor.dtype, rows, out)
+            };
+            if let Err(e) = result {
                 self.error = Some(Error::Weight {
                     tensor: tensor.named.source.name.clone(),
                     source: e.map_row(source_row),

@@ -17,13 +17,13 @@ use std::sync::mpsc::Sender;
 
 use rayon::ThreadPool;
 
-use crate::checkpoint::Weights;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::kernels::Isa;
 use crate::output::Output;
 use crate::plan::{Plan, PlannedTensor};
 use crate::resume::Earlier;
+use crate::weights::Weights;
 use chunk::Chunk;
 use ring::Ring;
 

@@ -8,9 +8,9 @@ use super::chunk::{CHUNK_BYTES, Chunk, Content, rows_per_chunk};
 use super::ring::Ring;
 use super::{Failure, Work};
 use crate::checkpoint::FileError;
-use crate::checkpoint::shards::WeightFile;
 use crate::digest::Hasher;
 use crate::error::Error;
+use crate::weights::WeightFile;
 
 /// How far ahead of the hash the disk is asked to read.
 const PREFETCH_BYTES: usize = 16 * CHUNK_BYTES;

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use serde_json::{Map, Value, json};
-use yi_quantize::checkpoint::Checkpoint;
 use yi_quantize::error::Error;
 use yi_quantize::file_type::FileType;
+use yi_quantize::imatrix::Imatrix;
+use yi_quantize::input::Input;
 use yi_quantize::output::Target;
-use yi_quantize::plan::{Plan, Request};
+use yi_quantize::plan::Plan;
+use yi_quantize::request::Request;
 
 /// Files that the repository brings along; a missing one fails the test.
 pub fn fixture(name: &str) -> PathBuf {
@@ -180,15 +182,9 @@ impl TestCheckpoint {
 
     /// What opening and planning say; the output path stays untouched by construction.
     pub fn plan_error(&self) -> Error {
-        match Checkpoint::open(self.path()) {
+        match Input::open(self.path()) {
             Err(e) => e,
-            Ok(checkpoint) => Plan::new(
-                &checkpoint,
-                Request {
-                    file_type: FileType::Q8_0,
-                },
-            )
-            .unwrap_err(),
+            Ok(input) => Plan::new(&input, &Request::new(FileType::Q8_0), None).unwrap_err(),
         }
     }
 
@@ -280,8 +276,18 @@ pub fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
 
 /// Converts through the library, as the program does.
 pub fn convert(input: &Path, output: &Path, file_type: FileType) -> Result<(), Error> {
+    quantize(input, output, &Request::new(file_type), None)
+}
+
+/// The same with all choices.
+pub fn quantize(
+    input: &Path,
+    output: &Path,
+    request: &Request,
+    imatrix: Option<&Imatrix>,
+) -> Result<(), Error> {
     let target = Target::new(output, false, input)?;
-    let checkpoint = Checkpoint::open(input)?;
-    let plan = Plan::new(&checkpoint, Request { file_type })?;
-    yi_quantize::convert::convert(&checkpoint, &plan, target, 2, &(), &AtomicBool::new(false))
+    let input = Input::open(input)?;
+    let plan = Plan::new(&input, request, imatrix)?;
+    yi_quantize::convert::convert(&input, &plan, target, 2, &(), &AtomicBool::new(false))
 }

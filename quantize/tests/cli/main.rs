@@ -1,5 +1,7 @@
 //! The program `yi-quantize` as a user meets it: output, messages, exit codes, and what is left on the disk.
 
+mod choices;
+#[path = "../util/mod.rs"]
 mod util;
 
 use std::path::Path;
@@ -226,19 +228,23 @@ fn a_folder_that_is_no_checkpoint_says_what_one_is() {
     let (code, stderr) = failure(&[&empty.path(), &empty.path().join("x.gguf"), &"Q8_0"]);
     assert_eq!(code, 3);
     assert!(
-        stderr.contains("no config.json") && stderr.contains("hint: INPUT is a folder"),
+        stderr.contains("no config.json")
+            && stderr.contains("hint: INPUT is a GGUF file, or a folder"),
         "{stderr}"
     );
 }
 
 #[test]
-fn an_input_that_is_a_file_is_no_checkpoint_and_no_output() {
+fn an_input_that_is_some_other_file_is_no_model_and_no_output() {
     let checkpoint = written();
     let file = checkpoint.path().join("model.safetensors");
     let output = checkpoint.path().join("x.gguf");
     let (code, stderr) = failure(&[&file, &output, &"Q8_0"]);
     assert_eq!(code, 3);
-    assert!(stderr.contains("hint: INPUT is a folder"), "{stderr}");
+    assert!(
+        stderr.contains("hint: INPUT is a GGUF file, or a folder"),
+        "{stderr}"
+    );
     let (code, stderr) = failure(&[&file, &file, &"Q8_0"]);
     assert_eq!(code, 2);
     assert!(stderr.contains("is the input's own"), "{stderr}");

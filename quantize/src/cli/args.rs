@@ -1,0 +1,109 @@
+//! The arguments as they were given, without side effects, and the request that they make.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::error::Error;
+use crate::file_type::FileType;
+use crate::request::{self, Request};
+
+/// More than any machine can use; far more would only bring the system to its limits.
+const MAX_THREADS: i64 = 4096;
+
+/// Turns a Hugging Face checkpoint or a GGUF model into a quantized GGUF file, in one pass and without a temporary
+/// copy.
+#[derive(Debug, Parser)]
+#[command(name = "yi-quantize", version, max_term_width = 100)]
+pub struct Args {
+    /// Folder of a checkpoint (config.json, *.safetensors and a tokenizer), or a GGUF file; of a split model the first
+    pub(super) input: PathBuf,
+    /// File to write; it appears whole or not at all
+    pub(super) output: PathBuf,
+    /// Type of the weights
+    #[arg(value_name = "TYPE", ignore_case = true)]
+    pub(super) file_type: FileType,
+    /// Threads to quantize with [default: the cores this process may use]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS))]
+    pub(super) threads: Option<u16>,
+    /// Print what would be written, tensor by tensor, and stop
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Replace OUTPUT if it exists
+    #[arg(long)]
+    pub(super) force: bool,
+    /// Go on with what an interrupted run of the same command left, if it left something
+    #[arg(long)]
+    pub(super) resume: bool,
+    /// Print the plan or the summary as one JSON object on stdout
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    choices: Choices,
+}
+
+/// What becomes of which tensor.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Choices")]
+struct Choices {
+    /// Importance matrix from llama-imatrix: errors in columns that matter count more
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
+    /// Type of the tensors whose names the regular expression is found in; repeatable, the first match holds
+    #[arg(long, value_name = "REGEX=TYPE")]
+    tensor_type: Vec<String>,
+    /// More of them, one a line; repeatable
+    #[arg(long, value_name = "FILE")]
+    tensor_type_file: Vec<PathBuf>,
+    /// Type of the output matrix
+    #[arg(long, value_name = "TYPE", conflicts_with = "leave_output_tensor")]
+    output_tensor_type: Option<String>,
+    /// Type of the token embedding
+    #[arg(long, value_name = "TYPE")]
+    token_embedding_type: Option<String>,
+    /// Leave the output matrix as it is
+    #[arg(long)]
+    leave_output_tensor: bool,
+    /// The same type for all matrices, without the mixture that goes with TYPE
+    #[arg(long)]
+    pure: bool,
+    /// Quantize again what is quantized already; it loses more than quantizing the original
+    #[arg(long)]
+    allow_requantize: bool,
+    /// Change the output's metadata; TYPE is int, float, bool or str; repeatable
+    #[arg(long, value_name = "KEY=TYPE:VALUE")]
+    override_kv: Vec<String>,
+}
+
+impl Args {
+    /// The importance matrix's file.
+    pub(super) fn imatrix(&self) -> Option<&PathBuf> {
+        self.choices.imatrix.as_ref()
+    }
+
+    /// What is asked for, checked as far as it can be without the model.
+    pub(super) fn request(&self) -> Result<Request, Error> {
+        let choices = &self.choices;
+        let dtype = |name: &Option<String>| name.as_deref().map(request::dtype).transpose();
+        let types = choices.tensor_type.iter();
+        let mut tensor_types = types
+            .map(|text| request::tensor_type(text))
+            .collect::<Result<Vec<_>, _>>()?;
+        for path in &choices.tensor_type_file {
+            tensor_types.extend(request::tensor_types(path)?);
+        }
+        let overrides = choices.override_kv.iter();
+        Ok(Request {
+            pure: choices.pure,
+            leave_output_tensor: choices.leave_output_tensor,
+            output_tensor_type: dtype(&choices.output_tensor_type)?,
+            token_embedding_type: dtype(&choices.token_embedding_type)?,
+            tensor_types,
+            kv_overrides: overrides
+                .map(|text| request::kv_override(text))
+                .collect::<Result<_, _>>()?,
+            allow_requantize: choices.allow_requantize,
+            ..Request::new(self.file_type)
+        })
+    }
+}
