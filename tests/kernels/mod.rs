@@ -37,9 +37,12 @@ test_types! {
     q5_1 is Q5_1,
     q8_0 is Q8_0,
     q2_k is Q2_K,
+    q3_k is Q3_K,
     q4_k is Q4_K,
     q5_k is Q5_K,
     q6_k is Q6_K,
+    iq4_nl is IQ4_NL,
+    iq4_xs is IQ4_XS,
 }
 
 fn check(dtype: DType, has_importance: bool) {

@@ -115,9 +115,12 @@ fn row_kernel(isa: Isa, dtype: DType) -> Option<RowKernel> {
         DType::Q5_1 => scalar::q5_1_row,
         DType::Q8_0 => scalar::q8_0_row,
         DType::Q2_K => scalar::q2_k_row,
+        DType::Q3_K => scalar::q3_k_row,
         DType::Q4_K => scalar::q4_k_row,
         DType::Q5_K => scalar::q5_k_row,
         DType::Q6_K => scalar::q6_k_row,
+        DType::IQ4_NL => scalar::iq4_nl_row,
+        DType::IQ4_XS => scalar::iq4_xs_row,
         _ => return None,
     })
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const KINDS: [DType; 12] = [
+const KINDS: [DType; 15] = [
     DType::F32,
     DType::F16,
     DType::BF16,
@@ -15,9 +15,12 @@ const KINDS: [DType; 12] = [
     DType::Q5_1,
     DType::Q8_0,
     DType::Q2_K,
+    DType::Q3_K,
     DType::Q4_K,
     DType::Q5_K,
     DType::Q6_K,
+    DType::IQ4_NL,
+    DType::IQ4_XS,
 ];
 
 fn rows(weights: &[f32], n_cols: usize) -> Rows<'_> {
@@ -56,6 +59,10 @@ fn zero_blocks_are_zero_but_for_the_sign_of_the_scale() {
             // 0 / -8 is -0, and level 8 stands for 0.
             DType::Q4_0 => [&[0x00, 0x80][..], &[0x88; 16]].concat(),
             DType::Q5_0 => [&[0x00, 0x80, 0xff, 0xff, 0xff, 0xff][..], &[0x00; 16]].concat(),
+            // Of the 16 values, level 8's is the nearest to 0.
+            DType::IQ4_NL => [&[0x00, 0x00][..], &[0x88; 16]].concat(),
+            // Scales are stored with 32 added: bit 5 is in the bytes after `d`.
+            DType::IQ4_XS => [&[0x00, 0x80, 0xaa, 0xaa][..], &[0x00; 4], &[0x88; 128]].concat(),
             _ => vec![0; block.len()],
         };
         assert_eq!(block, expected, "{dtype}");

@@ -12,8 +12,8 @@ mod pack;
 mod unpack;
 
 pub use pack::{
-    fifth_bits, pack_fifth_bits, pack_halves, pack_low_bits, pack_scales, pack_six_bits,
-    pack_two_bits,
+    fifth_bits, pack_fifth_bits, pack_halves, pack_low_bits, pack_scales, pack_signed_scales,
+    pack_six_bits, pack_split_scales, pack_third_bits, pack_two_bits,
 };
 pub use unpack::unpack_scales;
 
@@ -73,6 +73,17 @@ pub struct Q2K {
     pub dmin: u16,
 }
 
+/// 16 sub-blocks of 16 weights `d * (scale - 32) * (level - 4)`, with 6-bit scales.
+pub struct Q3K {
+    /// Bit `i` of byte `j` is the third bit of level `j + 32 * i`.
+    pub hmask: [u8; 32],
+    /// The low 2 bits, as [`Q2K::qs`] has them.
+    pub qs: [u8; 64],
+    /// See [`pack_signed_scales`].
+    pub scales: [u8; 12],
+    pub d: u16,
+}
+
 /// 8 sub-blocks of 32 weights `d * scale * level - dmin * min`, with 6-bit scales and minima.
 pub struct Q4K {
     pub d: u16,
@@ -105,6 +116,27 @@ pub struct Q6K {
     pub qh: [u8; 64],
     pub scales: [i8; 16],
     pub d: u16,
+}
+
+/// What the levels of [`Iq4Nl`] and [`Iq4Xs`] stand for (ggml's `kvalues_iq4nl`).
+pub const IQ4_VALUES: [i8; 16] = [
+    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
+];
+
+/// 32 weights `d * value of level`.
+pub struct Iq4Nl {
+    pub d: u16,
+    pub qs: [u8; 16],
+}
+
+/// 8 sub-blocks of 32 weights `d * (scale - 32) * value of level`, with 6-bit scales.
+pub struct Iq4Xs {
+    pub d: u16,
+    /// See [`pack_split_scales`].
+    pub scales_h: u16,
+    pub scales_l: [u8; 4],
+    /// Of each 32 weights 16 bytes, as a block of 32 has them.
+    pub qs: [u8; 128],
 }
 
 impl Block<18> for Q4_0 {
@@ -159,6 +191,32 @@ impl Block<84> for Q2K {
     }
 }
 
+impl Block<110> for Q3K {
+    #[inline]
+    fn to_bytes(&self) -> [u8; 110] {
+        concat([&self.hmask, &self.qs, &self.scales, &self.d.to_le_bytes()])
+    }
+}
+
+impl Block<18> for Iq4Nl {
+    #[inline]
+    fn to_bytes(&self) -> [u8; 18] {
+        concat([&self.d.to_le_bytes(), &self.qs])
+    }
+}
+
+impl Block<136> for Iq4Xs {
+    #[inline]
+    fn to_bytes(&self) -> [u8; 136] {
+        concat([
+            &self.d.to_le_bytes(),
+            &self.scales_h.to_le_bytes(),
+            &self.scales_l,
+            &self.qs,
+        ])
+    }
+}
+
 impl Block<144> for Q4K {
     #[inline]
     fn to_bytes(&self) -> [u8; 144] {
@@ -207,9 +265,12 @@ const _: () = {
     check(DType::Q5_1, SIMPLE_LEN, 24);
     check(DType::Q8_0, SIMPLE_LEN, 34);
     check(DType::Q2_K, SUPER_LEN, 84);
+    check(DType::Q3_K, SUPER_LEN, 110);
     check(DType::Q4_K, SUPER_LEN, 144);
     check(DType::Q5_K, SUPER_LEN, 176);
     check(DType::Q6_K, SUPER_LEN, 210);
+    check(DType::IQ4_NL, SIMPLE_LEN, 18);
+    check(DType::IQ4_XS, SUPER_LEN, 136);
     check(DType::F32, 1, 4);
     check(DType::F16, 1, 2);
     check(DType::BF16, 1, 2);

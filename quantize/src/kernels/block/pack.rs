@@ -73,6 +73,46 @@ pub fn pack_two_bits(levels: &[[u8; 16]; 16]) -> [u8; 64] {
     qs
 }
 
+/// The third bits of 256 levels, as [`Q3K::hmask`](super::Q3K::hmask) has them.
+#[inline]
+pub fn pack_third_bits(levels: &[[u8; 16]; 16]) -> [u8; 32] {
+    let mut mask = [0; 32];
+    for (i, levels) in levels.as_flattened().as_chunks::<32>().0.iter().enumerate() {
+        for (m, level) in mask.iter_mut().zip(levels) {
+            *m |= (level >> 2 & 1) << i;
+        }
+    }
+    mask
+}
+
+/// Packs the 6-bit scales of 16 sub-blocks.
+///
+/// Bytes 0-7 hold the low 4 bits, of the first eight in the low halves, of the others in the high ones; bytes 8-11
+/// the high 2 bits, byte `8 + j` those of scales `j`, `j + 4`, `j + 8`, `j + 12`, the first in the lowest bits.
+#[inline]
+pub fn pack_signed_scales(scales: &[u8; 16]) -> [u8; 12] {
+    let mut packed = [0; 12];
+    for j in 0..8 {
+        packed[j] = (scales[j] & 0x0f) | (scales[j + 8] << 4);
+    }
+    for (j, &scale) in scales.iter().enumerate() {
+        packed[8 + j % 4] |= scale >> 4 << (2 * (j / 4));
+    }
+    packed
+}
+
+/// Packs the 6-bit scales of 8 sub-blocks: scale `j`'s high 2 bits from bit `2 * j` on, and its low 4 bits in byte
+/// `j / 2`, the even ones in the low half.
+#[inline]
+pub fn pack_split_scales(scales: &[u8; 8]) -> (u16, [u8; 4]) {
+    let (mut high, mut low) = (0, [0; 4]);
+    for (j, &scale) in scales.iter().enumerate() {
+        high |= u16::from(scale >> 4) << (2 * j);
+        low[j / 2] |= (scale & 0x0f) << (4 * (j % 2));
+    }
+    (high, low)
+}
+
 /// 256 6-bit levels, as [`Q6K::ql`](super::Q6K::ql) and [`Q6K::qh`](super::Q6K::qh) have them.
 #[inline]
 pub fn pack_six_bits(levels: &[[u8; 16]; 16]) -> ([u8; 128], [u8; 64]) {

@@ -4,7 +4,9 @@ use super::block::{Block, SIMPLE_LEN};
 use super::half;
 use super::{OutOfRange, Rows, largest};
 
+pub mod iq4;
 pub mod q2_k;
+pub mod q3_k;
 pub mod q4_k;
 pub mod q6_k;
 pub mod search;
@@ -58,6 +60,11 @@ pub fn q2_k_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
     blocks(rows, dst, q2_k::q2_k)
 }
 
+/// F32 to Q3_K (`quantize_q3_K`).
+pub fn q3_k_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
+    blocks(rows, dst, q3_k::q3_k)
+}
+
 /// F32 to Q4_K (`quantize_q4_K`).
 pub fn q4_k_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
     blocks(rows, dst, q4_k::q4_k)
@@ -71,6 +78,16 @@ pub fn q5_k_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
 /// F32 to Q6_K (`quantize_q6_K`).
 pub fn q6_k_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
     blocks(rows, dst, q6_k::q6_k)
+}
+
+/// F32 to IQ4_NL (`quantize_iq4_nl`).
+pub fn iq4_nl_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
+    blocks(rows, dst, iq4::iq4_nl)
+}
+
+/// F32 to IQ4_XS (`quantize_iq4_xs`).
+pub fn iq4_xs_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
+    blocks(rows, dst, iq4::iq4_xs)
 }
 
 /// Blocks of `LEN` weights, with their importances if there are any, to blocks of `BYTES` bytes; `quantize`

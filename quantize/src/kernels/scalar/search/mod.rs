@@ -15,7 +15,7 @@ pub use affine::{
     AffineFit, Grid, fit_affine, fit_affine_absolute, fit_affine_weighted, round_affine,
 };
 pub use scales::fit_scales;
-pub use symmetric::{fit_symmetric, largest, round_symmetric};
+pub use symmetric::{fit_levels_one_by_one, fit_symmetric, largest, round_symmetric};
 
 /// Weights or scales that are all below this magnitude count as zero (ggml's `GROUP_MAX_EPS`).
 pub const NEGLIGIBLE: f32 = 1e-15;
@@ -33,7 +33,7 @@ pub fn nearest_int(x: f32) -> i32 {
 
 /// What a fit's scale is: `sum_lx / sum_l2`, and 0 where all levels are 0, but NaN where a sum overflowed.
 #[inline]
-fn ratio(sum_lx: f32, sum_l2: f32) -> f32 {
+pub fn ratio(sum_lx: f32, sum_l2: f32) -> f32 {
     if !sum_lx.is_finite() || !sum_l2.is_finite() {
         f32::NAN
     } else if sum_l2 > 0.0 {

@@ -60,6 +60,53 @@ pub fn fit_symmetric<const N: usize>(
     }
 }
 
+/// As [`fit_symmetric`], with the squared weights as importance and another way of searching: from the levels of
+/// one scale, each is changed by itself, as long as that improves the fit (ggml's `make_q3_quants` with `do_rmse`).
+pub fn fit_levels_one_by_one<const N: usize>(x: &[f32; N], n_max: i32) -> SymmetricFit<N> {
+    let largest = largest(x);
+    if largest.abs() < NEGLIGIBLE {
+        return SymmetricFit {
+            scale: 0.0,
+            levels: [0; N],
+        };
+    }
+    let inverse = -(n_max as f32) / largest;
+    let mut levels: [f32; N] = map(x, |x| signed_level(inverse * x, n_max) as f32);
+    let (mut sum_lx, mut sum_l2) = (0.0, 0.0);
+    for (&x, &level) in x.iter().zip(&levels) {
+        let w = x * x;
+        sum_lx += w * x * level;
+        sum_l2 += w * level * level;
+    }
+    for _ in 0..5 {
+        let mut has_changed = false;
+        for (&x, level) in x.iter().zip(&mut levels) {
+            let w = x * x;
+            let mut other_lx = sum_lx - w * x * *level;
+            if other_lx > 0.0 {
+                let mut other_l2 = sum_l2 - w * *level * *level;
+                let new_level = signed_level(x * other_l2 / other_lx, n_max) as f32;
+                if new_level != *level {
+                    other_lx += w * x * new_level;
+                    other_l2 += w * new_level * new_level;
+                    if other_l2 > 0.0 && other_lx * other_lx * sum_l2 > sum_lx * sum_lx * other_l2 {
+                        *level = new_level;
+                        (sum_lx, sum_l2) = (other_lx, other_l2);
+                        has_changed = true;
+                    }
+                }
+            }
+        }
+        if !has_changed {
+            break;
+        }
+    }
+    SymmetricFit {
+        scale: ratio(sum_lx, sum_l2),
+        levels: map(&levels, |level| (level as i32 + n_max) as u8),
+    }
+}
+
 /// Rounds to a scale as stored; a scale of 0 leaves `levels` as they are.
 pub fn round_symmetric<const N: usize>(x: &[f32; N], scale: f32, n_max: i32, levels: &mut [u8; N]) {
     if scale != 0.0 {
