@@ -2,12 +2,20 @@
 
 use std::fmt;
 
-/// An instruction set that this machine has: only [`Isa::detect`] and [`Isa::available`] give one
-/// other than scalar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg(target_arch = "x86_64")]
+use super::{avx2::Avx2, avx512::Avx512};
+
+/// An instruction set that this machine has: one other than scalar carries the proof.
+#[derive(Clone, Copy, Debug)]
 pub enum Isa {
     /// Plain Rust: the code that defines the bytes.
     Scalar,
+    /// 8 lanes.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    /// 16 lanes.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
 }
 
 impl Isa {
@@ -16,16 +24,33 @@ impl Isa {
         Self::available()[0]
     }
 
-    /// All that this machine has, the best first.
+    /// All that this machine has, the best first, scalar last.
     pub fn available() -> Vec<Self> {
-        vec![Self::Scalar]
+        let mut available = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            available.extend(Avx512::new().map(Self::Avx512));
+            available.extend(Avx2::new().map(Self::Avx2));
+        }
+        available.push(Self::Scalar);
+        available
     }
 
     /// As on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => "avx512",
         }
+    }
+}
+
+impl PartialEq for Isa {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
     }
 }
 

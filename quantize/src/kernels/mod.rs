@@ -8,11 +8,16 @@
 
 use yi_gguf::DType;
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod block;
 mod convert;
 mod error;
 mod half;
 mod isa;
+mod lanes;
 mod scalar;
 
 pub use convert::{readable, to_f32};
@@ -36,6 +41,13 @@ pub fn quantize_rows(
     dst: &mut [u8],
 ) -> Result<(), KernelError> {
     let (src, n_cols) = (rows.weights, rows.n_cols);
+    // The vector kernels give up on a candidate once its error is too large, since it only grows:
+    // true while no importance is negative.
+    let is_valid = |importance: &[f32]| importance.iter().all(|&w| w >= 0.0);
+    let isa = match rows.importance.is_none_or(is_valid) {
+        true => isa,
+        false => Isa::Scalar,
+    };
     let kernel = row_kernel(isa, dtype).ok_or(KernelError::Unsupported { dtype })?;
     let shape = Shape::new(dtype, src.len(), n_cols)?;
     if let Some(importance) = rows.importance
@@ -102,8 +114,15 @@ struct OutOfRange {
 
 /// The kernel for a type. The one place that chooses between implementations.
 fn row_kernel(isa: Isa, dtype: DType) -> Option<RowKernel> {
-    match isa {
-        Isa::Scalar => {}
+    let vector = match isa {
+        Isa::Scalar => None,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(s) => s.kernel(dtype),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512(s) => s.kernel(dtype),
+    };
+    if vector.is_some() {
+        return vector;
     }
     Some(match dtype {
         DType::F32 => scalar::f32_row,

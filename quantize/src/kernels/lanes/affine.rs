@@ -1,0 +1,216 @@
+//! `fit_affine` in lanes.
+
+use super::{MAX_INTEGER, Simd};
+use crate::kernels::scalar::search::Grid;
+
+/// Sub-blocks of `N` weights, one per lane: vector `i` has weight `i` of each.
+///
+/// A CPU that forwards stores to loads takes equal offsets within 4 KiB for the same address. So
+/// the levels, which a search writes, lie a little before the weights it reads next, not after.
+#[repr(C)]
+pub struct SubBlocks<S: Simd, const N: usize> {
+    levels: [S::F; N],
+    gap_levels: S::F,
+    /// What an error in each weight counts.
+    pub importance: [S::F; N],
+    gap_importance: S::F,
+    /// The weights.
+    pub x: [S::F; N],
+}
+
+impl<S: Simd, const N: usize> SubBlocks<S, N> {
+    /// All zero; good for any number of searches.
+    #[inline(always)]
+    pub fn new(s: S) -> Self {
+        let zero = s.splat(0.0);
+        Self {
+            x: [zero; N],
+            gap_levels: zero,
+            importance: [zero; N],
+            gap_importance: zero,
+            levels: [zero; N],
+        }
+    }
+}
+
+/// `scale * level - min`, per lane.
+pub struct AffineFit<S: Simd> {
+    pub scale: S::F,
+    /// What to subtract.
+    pub min: S::F,
+    /// Lanes in which all weights are 0, or the same and negative: their levels are 0.
+    pub is_constant: S::M,
+    /// The sum of the importances.
+    pub sum_of_importance: S::F,
+}
+
+/// How far a lane's levels go before they are clamped.
+enum Reach {
+    /// All are levels already.
+    Levels,
+    /// Vectors round them as the scalar code does.
+    Integers,
+    Beyond,
+}
+
+impl Reach {
+    /// Levels rise (or fall) with the weights: those of the smallest and of the largest bound all.
+    #[inline(always)]
+    fn of<S: Simd>(
+        s: S,
+        inverse: S::F,
+        min: S::F,
+        ends: [S::F; 2],
+        varies: S::M,
+        grid: &Grid,
+    ) -> Self {
+        let a = s.mul(inverse, s.sub(ends[0], min));
+        let b = s.mul(inverse, s.sub(ends[1], min));
+        let (low, high) = (s.splat(-0.499), s.splat(grid.max_level as f32 + 0.499));
+        let inside = s.and(
+            s.and(s.lt(low, a), s.lt(a, high)),
+            s.and(s.lt(low, b), s.lt(b, high)),
+        );
+        if !s.any(s.and_not(varies, inside)) {
+            return Self::Levels;
+        }
+        let limit = s.splat(MAX_INTEGER);
+        let inside = s.and(s.lt(s.abs(a), limit), s.lt(s.abs(b), limit));
+        if !s.any(s.and_not(varies, inside)) {
+            Self::Integers
+        } else {
+            Self::Beyond
+        }
+    }
+}
+
+/// Sums over a sub-block's levels, weighted: of the levels, their squares, their products with `x`.
+struct Sums<F> {
+    l: F,
+    l2: F,
+    xl: F,
+}
+
+/// Rounds to levels `(x - min) * inverse`, clamped to `max_level` if it is given.
+#[inline(always)]
+fn sums<S: Simd, const N: usize>(
+    s: S,
+    x: &[S::F; N],
+    importance: &[S::F; N],
+    levels: &mut [S::F; N],
+    inverse: S::F,
+    min: S::F,
+    max_level: Option<S::F>,
+) -> Sums<S::F> {
+    let zero = s.splat(0.0);
+    let (mut l, mut l2, mut xl) = (zero, zero, zero);
+    for i in 0..N {
+        let mut level = s.round(s.mul(inverse, s.sub(x[i], min)));
+        if let Some(max_level) = max_level {
+            level = s.clamp(level, max_level);
+        }
+        levels[i] = level;
+        let wl = s.mul(importance[i], level);
+        l = s.add(l, wl);
+        l2 = s.add(l2, s.mul(wl, level));
+        xl = s.add(xl, s.mul(wl, x[i]));
+    }
+    Sums { l, l2, xl }
+}
+
+/// How often the error's sum is compared with the least one: in weights.
+const CHECK_EVERY: usize = 16;
+
+/// The scalar search of the same name, and the weighted one, without the levels. None where a
+/// lane's levels leave the range in which vectors round as the scalar code does.
+#[inline(always)]
+pub fn fit_affine<S: Simd, const N: usize>(
+    s: S,
+    sub_blocks: &mut SubBlocks<S, N>,
+    grid: &Grid,
+) -> Option<AffineFit<S>> {
+    let SubBlocks {
+        x,
+        importance,
+        levels,
+        ..
+    } = sub_blocks;
+    let zero = s.splat(0.0);
+    let max_level = s.splat(grid.max_level as f32);
+    let (mut least, mut max) = (x[0], x[0]);
+    let mut sum_w = importance[0];
+    let mut sum_x = s.mul(importance[0], x[0]);
+    for i in 1..N {
+        least = s.min(x[i], least);
+        max = s.max(x[i], max);
+        sum_w = s.add(sum_w, importance[i]);
+        sum_x = s.add(sum_x, s.mul(importance[i], x[i]));
+    }
+    let mut min = s.min(least, zero);
+    let varies = s.lt(min, max);
+    let first_min = min;
+    let mut range = s.sub(max, min);
+    let inverse = s.div(max_level, range);
+    let mut scale = s.div(s.splat(1.0), inverse);
+    if matches!(
+        Reach::of(s, inverse, min, [least, max], varies, grid),
+        Reach::Beyond
+    ) {
+        return None;
+    }
+    let mut least_error = zero;
+    for i in 0..N {
+        let level = s.clamp(s.round(s.mul(inverse, s.sub(x[i], min))), max_level);
+        let d = s.sub(s.add(s.mul(scale, level), min), x[i]);
+        least_error = s.add(least_error, s.mul(importance[i], s.mul(d, d)));
+    }
+
+    'steps: for step in 0..=grid.n_steps {
+        let spread = grid.first + grid.step * step as f32 + grid.max_level as f32;
+        let inverse = s.div(s.splat(spread), range);
+        let (x, w) = (&*x, &*importance);
+        let Sums { l, l2, xl } = match Reach::of(s, inverse, min, [least, max], varies, grid) {
+            Reach::Levels => sums(s, x, w, levels, inverse, min, None),
+            Reach::Integers => sums(s, x, w, levels, inverse, min, Some(max_level)),
+            Reach::Beyond => return None,
+        };
+        let determinant = s.sub(s.mul(sum_w, l2), s.mul(l, l));
+        let is_solvable = s.and(s.lt(zero, determinant), varies);
+        let solved_scale = s.div(s.sub(s.mul(sum_w, xl), s.mul(sum_x, l)), determinant);
+        let solved_min = s.div(s.sub(s.mul(l2, sum_x), s.mul(l, xl)), determinant);
+        let is_positive = s.lt(zero, solved_min);
+        let (mut candidate_scale, mut candidate_min) = (solved_scale, solved_min);
+        if s.any(is_positive) {
+            candidate_scale = s.select(is_positive, s.div(xl, l2), solved_scale);
+            candidate_min = s.select(is_positive, zero, solved_min);
+        }
+
+        // The terms are not negative: a partial sum that has reached the least error stays there.
+        let mut error = zero;
+        let mut is_better = is_solvable;
+        for start in (0..N).step_by(CHECK_EVERY) {
+            for i in start..start + CHECK_EVERY {
+                let d = s.sub(
+                    s.add(s.mul(candidate_scale, levels[i]), candidate_min),
+                    x[i],
+                );
+                error = s.add(error, s.mul(w[i], s.mul(d, d)));
+            }
+            is_better = s.and(is_solvable, s.lt(error, least_error));
+            if !s.any(is_better) {
+                continue 'steps;
+            }
+        }
+        least_error = s.select(is_better, error, least_error);
+        scale = s.select(is_better, candidate_scale, scale);
+        min = s.select(is_better, candidate_min, min);
+        range = s.sub(max, min);
+    }
+    let all = s.lt(zero, s.splat(1.0));
+    Some(AffineFit {
+        scale: s.select(varies, scale, zero),
+        min: s.sub(zero, s.select(varies, min, first_min)),
+        is_constant: s.and_not(all, varies),
+        sum_of_importance: sum_w,
+    })
+}

@@ -1,0 +1,42 @@
+//! Kernels with one sub-block per vector lane, written once for every instruction set.
+//!
+//! A search goes through its sub-block weight by weight, and each sum's order decides its last bit.
+//! So the weights are transposed: vector `i` has weight `i` of as many sub-blocks as there are
+//! lanes, and each lane does exactly what the scalar code does, in its order. Multiplication and
+//! addition stay apart (no fused multiply-add), and nothing is reassociated.
+//!
+//! Where a lane meets numbers that the scalar code treats by bit tricks (levels beyond 2^22, which
+//! only hostile weights have), the kernel gives up on its group of blocks, and the scalar code does
+//! them.
+//!
+//! The functions here are generic over [`Simd`] and must be inlined, each and always, into
+//! functions that enable the instruction set; closures are not, and vectors that pass through one
+//! take the way through memory.
+
+mod affine;
+mod q4_k;
+mod simd;
+mod twice;
+
+pub use q4_k::{q4_k, q5_k};
+pub use simd::Simd;
+pub use twice::Twice;
+
+/// Magnitudes up to this one, a little less than 2^22, round in vectors as `nearest_int` rounds.
+const MAX_INTEGER: f32 = 4_000_000.0;
+
+/// A method `kernel` that gives the instruction set's kernel for a type, if there is one; `enabled!` makes a
+/// function with the instruction set enabled of one in this module.
+macro_rules! kernels {
+    ($enabled:ident) => {
+        /// The kernel for a type, where there is one for vectors.
+        pub(super) fn kernel(self, dtype: DType) -> Option<RowKernel> {
+            Some(match dtype {
+                DType::Q4_K => $enabled!(q4_k),
+                DType::Q5_K => $enabled!(q5_k),
+                _ => return None,
+            })
+        }
+    };
+}
+pub(super) use kernels;
