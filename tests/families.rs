@@ -1,16 +1,13 @@
 //! Checkpoints of every supported family: converted, checked, loaded and run.
 
-#[path = "../quantize/tests/util/mod.rs"]
-mod checkpoint;
-
 use std::path::Path;
 
-use checkpoint::TestCheckpoint;
 use serde_json::Value;
 use yi_gguf::Gguf;
 use yi_quantize::file_type::FileType;
 
 use crate::args;
+use crate::util::checkpoint::{self, TestCheckpoint};
 use crate::util::program::yi;
 
 /// The greedy continuation of a prompt: exactly 12 tokens of it.

@@ -8,6 +8,7 @@ mod gguf;
 mod inspect;
 mod kernels;
 mod model;
+mod quantize;
 mod rules;
 mod run;
 #[cfg(unix)]

@@ -10,13 +10,14 @@ use crate::digest::Hasher;
 use crate::error::Error;
 use crate::input::Input;
 use crate::journal::{File, Header, Source};
+use crate::kernels::Isa;
 use crate::outcome::Outcome;
 use crate::output::{Output, Target};
-use crate::pipeline::{Pipeline, Progress};
+use crate::pipeline::{Pipeline, Progress, Workers};
 use crate::plan::{Plan, check_parts};
 use crate::resume::Earlier;
 
-/// Writes the planned file with `n_threads` threads, reads its header back, tests its tokenizer against a
+/// Writes the planned file, reads its header back, tests its tokenizer against a
 /// checkpoint's, and only then gives the file its name.
 ///
 /// # Errors
@@ -26,19 +27,20 @@ pub fn convert(
     input: &Input,
     plan: &Plan,
     target: Target,
-    n_threads: usize,
+    workers: Workers,
     progress: &dyn Progress,
     cancelled: &AtomicBool,
 ) -> Result<(), Error> {
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(n_threads)
+        .num_threads(workers.n_threads)
         .build()
         .map_err(|e| Error::Threads {
-            n_threads,
+            n_threads: workers.n_threads,
             reason: e.to_string(),
         })?;
     let headers = header_bytes(plan)?;
     let header = journal_header(input, plan, &target, &headers);
+    let target = target.reading(input.paths().iter().cloned());
     let opened = target.create(&header)?;
     let output = opened.output;
     if opened.replaced {
@@ -59,6 +61,7 @@ pub fn convert(
         plan,
         output: &output,
         pool: &pool,
+        isa: workers.isa,
         earlier: &earlier,
         progress,
         cancelled,
@@ -117,6 +120,7 @@ struct Conversion<'a> {
     plan: &'a Plan<'a>,
     output: &'a Output,
     pool: &'a ThreadPool,
+    isa: Isa,
     earlier: &'a Earlier,
     progress: &'a dyn Progress,
     cancelled: &'a AtomicBool,
@@ -145,6 +149,7 @@ impl Conversion<'_> {
             weights,
             output: self.output,
             pool: self.pool,
+            isa: self.isa,
             earlier: self.earlier,
             progress: self.progress,
             cancelled: self.cancelled,

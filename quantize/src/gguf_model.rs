@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use yi_gguf::{Gguf, Metadata, Part};
 
@@ -17,6 +17,8 @@ use crate::weights::{Tensor, WeightFile, Weights};
 pub struct GgufModel {
     /// The header of each file.
     parts: Vec<Gguf>,
+    /// Where each file was found.
+    pub paths: Vec<PathBuf>,
     /// Mapped weights.
     pub weights: Weights,
 }
@@ -29,6 +31,7 @@ impl GgufModel {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let parts = Gguf::open_parts(path).map_err(Error::GgufInput)?;
         let mut headers = Vec::new();
+        let mut paths = Vec::new();
         let mut files = Vec::new();
         let mut tensors = BTreeMap::new();
         for (index, Part { path, gguf, file }) in parts.into_iter().enumerate() {
@@ -69,10 +72,12 @@ impl GgufModel {
                 map,
             });
             headers.push(gguf);
+            paths.push(path);
         }
         check_parts(&headers).map_err(|error| Error::GgufInput(error.at(path)))?;
         Ok(Self {
             parts: headers,
+            paths,
             weights: Weights { files, tensors },
         })
     }

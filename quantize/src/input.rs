@@ -1,7 +1,7 @@
 //! What is to be quantized: a Hugging Face checkpoint or a GGUF model. Both are the same to the plan and the
 //! pipeline: mapped weights, tensors with their names in GGUF, and metadata to begin with.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use yi_gguf::Metadata;
 
@@ -52,6 +52,14 @@ impl Input {
         match self {
             Self::Checkpoint(_) => 1,
             Self::Gguf(model) => model.n_parts(),
+        }
+    }
+
+    /// Files that are read, beside a checkpoint's own.
+    pub fn paths(&self) -> &[PathBuf] {
+        match self {
+            Self::Checkpoint(_) => &[],
+            Self::Gguf(model) => &model.paths,
         }
     }
 

@@ -3,11 +3,12 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use yi_quantize::cli::{self, Args};
+use yi_quantize::error::Error;
 
 fn main() -> ExitCode {
-    match cli::run(&Args::parse()) {
+    match run(&command().get_matches()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody may be listening: the exit code says it too.
@@ -15,4 +16,40 @@ fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+fn run(matches: &ArgMatches) -> Result<(), Error> {
+    if matches.get_flag("version") {
+        return cli::print_version(matches.get_flag("verbose"));
+    }
+    match Args::from_arg_matches(matches) {
+        Ok(args) => cli::run(&args),
+        Err(error) => error.exit(),
+    }
+}
+
+/// The arguments of `yi quantize`, and what only a program of its own has.
+fn command() -> Command {
+    Args::command()
+        .override_usage("yi-quantize [OPTIONS] <INPUT> <OUTPUT> <TYPE>")
+        // Whoever asks for the version has nothing to quantize.
+        .mut_args(|arg| match arg.is_required_set() {
+            true => arg.required(false).required_unless_present("version"),
+            false => arg,
+        })
+        .arg(
+            Arg::new("version")
+                .short('V')
+                .long("version")
+                .action(ArgAction::SetTrue)
+                .help("Print the version; with --verbose also the instruction set that is used"),
+        )
+        .arg(
+            Arg::new("verbose")
+                .short('v')
+                .long("verbose")
+                .action(ArgAction::SetTrue)
+                .requires("version")
+                .help("More with --version"),
+        )
 }

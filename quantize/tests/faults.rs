@@ -16,6 +16,7 @@ use yi_quantize::error::Error;
 use yi_quantize::file_type::FileType;
 use yi_quantize::input::Input;
 use yi_quantize::output::{Files, System, Target};
+use yi_quantize::pipeline::Workers;
 use yi_quantize::plan::Plan;
 use yi_quantize::request::Request;
 
@@ -145,7 +146,14 @@ impl Bench {
         let plan = Plan::new(&self.opened, &Request::new(FileType::Q4_0), None)?;
         let target = Target::new(&self.output(), false, self.checkpoint.path())?.with_files(files);
         let target = if resume { target.resuming() } else { target };
-        convert(&self.opened, &plan, target, 1, &(), &AtomicBool::new(false))
+        convert(
+            &self.opened,
+            &plan,
+            target,
+            Workers::new(1),
+            &(),
+            &AtomicBool::new(false),
+        )
     }
 
     fn clear(&self) {

@@ -13,7 +13,7 @@ use yi_quantize::error::Error;
 use yi_quantize::file_type::FileType;
 use yi_quantize::input::Input;
 use yi_quantize::output::{OutputError, Target};
-use yi_quantize::pipeline::Progress;
+use yi_quantize::pipeline::{Progress, Workers};
 use yi_quantize::plan::{Plan, PlannedTensor};
 use yi_quantize::request::Request;
 
@@ -114,7 +114,14 @@ impl Bench {
         let plan = Plan::new(&opened, &Request::new(file_type), None).unwrap();
         let target = Target::new(&self.output(), false, self.checkpoint.path()).unwrap();
         let target = if resume { target.resuming() } else { target };
-        let result = convert(&opened, &plan, target, 1, &watch, &watch.cancelled);
+        let result = convert(
+            &opened,
+            &plan,
+            target,
+            Workers::new(1),
+            &watch,
+            &watch.cancelled,
+        );
         (result, watch.told())
     }
 
@@ -418,7 +425,15 @@ fn a_source_that_changes_while_it_is_read_is_an_error() {
     let plan = Plan::new(&opened, &Request::new(file_type), None).unwrap();
     let target = Target::new(&bench.output(), false, bench.checkpoint.path()).unwrap();
     let touch = Touch(&path, AtomicBool::new(false));
-    let error = convert(&opened, &plan, target, 1, &touch, &AtomicBool::new(false)).unwrap_err();
+    let error = convert(
+        &opened,
+        &plan,
+        target,
+        Workers::new(1),
+        &touch,
+        &AtomicBool::new(false),
+    )
+    .unwrap_err();
     assert!(matches!(error, Error::SourceChanged { .. }), "{error}");
     assert!(names_in(bench.out.path()).is_empty());
 }

@@ -1,4 +1,7 @@
 //! Shared helpers: models made at test time, and running the programs.
 
+// The checkpoints that the quantizer's own tests are made of.
+#[path = "../../quantize/tests/util/mod.rs"]
+pub mod checkpoint;
 pub mod models;
 pub mod program;

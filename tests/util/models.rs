@@ -12,6 +12,7 @@ use yi_quantize::convert::convert;
 use yi_quantize::file_type::FileType;
 use yi_quantize::input::Input;
 use yi_quantize::output::Target;
+use yi_quantize::pipeline::Workers;
 use yi_quantize::plan::Plan;
 use yi_quantize::request::Request;
 use yi_quantize::tokenizer::SourceTokenizer;
@@ -38,7 +39,15 @@ pub fn convert_checkpoint(input: &Path, output: &Path, file_type: FileType) {
     let target = Target::new(output, true, input).unwrap();
     let input = Input::open(input).unwrap();
     let plan = Plan::new(&input, &Request::new(file_type), None).unwrap();
-    convert(&input, &plan, target, 2, &(), &AtomicBool::new(false)).unwrap();
+    convert(
+        &input,
+        &plan,
+        target,
+        Workers::new(2),
+        &(),
+        &AtomicBool::new(false),
+    )
+    .unwrap();
 }
 
 /// The golden checkpoint, converted by our own library.

@@ -6,7 +6,8 @@ use clap::Parser;
 
 use crate::error::Error;
 use crate::file_type::FileType;
-use crate::request::{self, Request};
+use crate::kernels::Isa;
+use crate::request::{self, Request, Split};
 
 /// More than any machine can use; far more would only bring the system to its limits.
 const MAX_THREADS: i64 = 4096;
@@ -14,7 +15,7 @@ const MAX_THREADS: i64 = 4096;
 /// Turns a Hugging Face checkpoint or a GGUF model into a quantized GGUF file, in one pass and without a temporary
 /// copy.
 #[derive(Debug, Parser)]
-#[command(name = "yi-quantize", version, max_term_width = 100)]
+#[command(name = "yi-quantize", max_term_width = 100)]
 pub struct Args {
     /// Folder of a checkpoint (config.json, *.safetensors and a tokenizer), or a GGUF file; of a split model the first
     pub(super) input: PathBuf,
@@ -26,6 +27,9 @@ pub struct Args {
     /// Threads to quantize with [default: the cores this process may use]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS))]
     pub(super) threads: Option<u16>,
+    /// Instruction set of the kernels; the output is the same with each [default: the best the CPU has]
+    #[arg(long, value_name = "NAME", value_parser = isa)]
+    pub(super) isa: Option<Isa>,
     /// Print what would be written, tensor by tensor, and stop
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -73,9 +77,25 @@ struct Choices {
     /// Change the output's metadata; TYPE is int, float, bool or str; repeatable
     #[arg(long, value_name = "KEY=TYPE:VALUE")]
     override_kv: Vec<String>,
+    /// Cut the output into files of at most so many bytes: 500M and 2G count by 1000, MiB and GiB by 1024
+    #[arg(long, value_name = "SIZE")]
+    split_max_size: Option<String>,
+    /// Cut the output as a split input is cut
+    #[arg(long, conflicts_with = "split_max_size")]
+    keep_split: bool,
 }
 
 impl Args {
+    /// Files that are read, beside the input.
+    pub(super) fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let choices = &self.choices;
+        choices
+            .imatrix
+            .iter()
+            .chain(&choices.tensor_type_file)
+            .cloned()
+    }
+
     /// The importance matrix's file.
     pub(super) fn imatrix(&self) -> Option<&PathBuf> {
         self.choices.imatrix.as_ref()
@@ -103,7 +123,21 @@ impl Args {
                 .map(|text| request::kv_override(text))
                 .collect::<Result<_, _>>()?,
             allow_requantize: choices.allow_requantize,
+            split: match &choices.split_max_size {
+                Some(size) => Some(Split::MaxBytes(request::byte_size(size)?)),
+                None => choices.keep_split.then_some(Split::Keep),
+            },
             ..Request::new(self.file_type)
         })
     }
+}
+
+/// One of those that the CPU has.
+fn isa(name: &str) -> Result<Isa, String> {
+    let available = Isa::available();
+    let names: Vec<&str> = available.iter().map(|isa| isa.name()).collect();
+    let found = available.iter().find(|isa| isa.name() == name);
+    found
+        .copied()
+        .ok_or_else(|| format!("this CPU has {}", names.join(", ")))
 }

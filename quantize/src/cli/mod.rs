@@ -14,7 +14,9 @@ use crate::convert::convert;
 use crate::error::{Error, for_terminal};
 use crate::imatrix::Imatrix;
 use crate::input::Input;
+use crate::kernels::Isa;
 use crate::output::Target;
+use crate::pipeline::Workers;
 use crate::plan::Plan;
 use crate::progress::Display;
 use crate::report::{Summary, plan_json, plan_table};
@@ -28,7 +30,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let target = match args.dry_run {
         true => None,
         false => {
-            let target = Target::new(&args.output, args.force, &args.input)?;
+            let target = Target::new(&args.output, args.force, &args.input)?.reading(args.files());
             Some(match args.resume {
                 true => target.resuming(),
                 false => target,
@@ -59,20 +61,39 @@ pub fn run(args: &Args) -> Result<(), Error> {
     #[cfg(unix)]
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
 
-    let n_threads = args
-        .threads
-        .map_or_else(threads::default_threads, usize::from);
+    let workers = Workers {
+        n_threads: args
+            .threads
+            .map_or_else(threads::default_threads, usize::from),
+        isa: args.isa.unwrap_or_else(Isa::detect),
+    };
     let display = Display::new(&plan);
-    let result = convert(&input, &plan, target, n_threads, &display, &cancelled);
+    let result = convert(&input, &plan, target, workers, &display, &cancelled);
     display.finish();
     result?;
 
+    let n_threads = workers.n_threads;
     let summary = Summary::new(&args.output, &input, &plan, n_threads, started.elapsed());
     print(&if args.json {
         summary.json().to_string()
     } else {
         summary.to_string()
     })
+}
+
+/// What `--version` prints; with `detail` also what the program found on this machine.
+pub fn print_version(detail: bool) -> Result<(), Error> {
+    let mut text = concat!("yi-quantize ", env!("CARGO_PKG_VERSION")).to_owned();
+    if detail {
+        let available: Vec<&str> = Isa::available().iter().map(|isa| isa.name()).collect();
+        text += &format!(
+            "\ninstructions {} (of {})",
+            Isa::detect(),
+            available.join(", ")
+        );
+        text += &format!("\nthreads      {}", threads::default_threads());
+    }
+    print(&text)
 }
 
 fn warn(text: &str) {

@@ -185,7 +185,8 @@ impl Target {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(source) => Err(OutputError::Write { path, source }),
             Ok(link) => {
-                if let Some(input) = same_file_in(&self.input, &path) {
+                let mut inputs = self.inputs.iter();
+                if let Some(input) = inputs.find_map(|input| same_file_in(input, &path)) {
                     return Err(OutputError::IsInput { path, input });
                 }
                 match (link.is_file(), self.force) {

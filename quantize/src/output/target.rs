@@ -14,7 +14,8 @@ use super::{OutputError, folder_error, names};
 pub struct Target {
     pub(super) path: PathBuf,
     pub(super) dir: PathBuf,
-    pub(super) input: PathBuf,
+    /// What is read, and must not be replaced.
+    pub(super) inputs: Vec<PathBuf>,
     pub(super) force: bool,
     pub(super) resume: bool,
     pub(super) files: Arc<dyn Files>,
@@ -43,7 +44,7 @@ impl Target {
         let target = Self {
             path: path.to_path_buf(),
             dir,
-            input: input.to_path_buf(),
+            inputs: vec![input.to_path_buf()],
             force,
             resume: false,
             files: Arc::new(System),
@@ -73,6 +74,12 @@ impl Target {
             }
         }
         Ok(target)
+    }
+
+    /// Protects further files that are read from being replaced.
+    pub fn reading(mut self, paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        self.inputs.extend(paths);
+        self
     }
 
     /// Goes on with what an earlier run of the same kind left unfinished, if it left something.

@@ -69,6 +69,25 @@ pub enum Finished {
     },
 }
 
+/// Who computes. Changes nothing in the output.
+#[derive(Debug, Clone, Copy)]
+pub struct Workers {
+    /// At least 1.
+    pub n_threads: usize,
+    /// The instruction set of the kernels.
+    pub isa: Isa,
+}
+
+impl Workers {
+    /// So many threads, with the best instruction set that the machine has.
+    pub fn new(n_threads: usize) -> Self {
+        Self {
+            n_threads,
+            isa: Isa::detect(),
+        }
+    }
+}
+
 /// What the pipeline works on.
 pub struct Pipeline<'a> {
     /// What to write.
@@ -81,6 +100,8 @@ pub struct Pipeline<'a> {
     pub earlier: &'a Earlier,
     /// Who computes.
     pub pool: &'a ThreadPool,
+    /// With which instructions.
+    pub isa: Isa,
     /// Who is told how far it is.
     pub progress: &'a dyn Progress,
     /// Set to stop.
@@ -102,7 +123,6 @@ impl Pipeline<'_> {
         let work = Work {
             pipeline: self,
             tensors_of_file: self.tensors_by_file(),
-            isa: Isa::detect(),
             next_file: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
         };
@@ -145,7 +165,6 @@ impl Pipeline<'_> {
 struct Work<'a> {
     pipeline: &'a Pipeline<'a>,
     tensors_of_file: Vec<Vec<usize>>,
-    isa: Isa,
     next_file: AtomicUsize,
     /// A lane has failed.
     stopped: AtomicBool,

@@ -156,7 +156,7 @@ impl<'scope> LaneReader<'scope, '_> {
         self.turn += 1;
         self.jobs.spawn(move |_| {
             let lost = AbandonOnPanic(ring);
-            chunk.quantize(work.isa, work.pipeline.plan, work.pipeline.weights);
+            chunk.quantize(work.pipeline.isa, work.pipeline.plan, work.pipeline.weights);
             ring.put_ready(turn, chunk);
             drop(lost);
         });

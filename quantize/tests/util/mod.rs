@@ -10,6 +10,7 @@ use yi_quantize::file_type::FileType;
 use yi_quantize::imatrix::Imatrix;
 use yi_quantize::input::Input;
 use yi_quantize::output::Target;
+use yi_quantize::pipeline::Workers;
 use yi_quantize::plan::Plan;
 use yi_quantize::request::Request;
 
@@ -39,6 +40,17 @@ pub struct TestCheckpoint {
     pub tensors: Vec<TestTensor>,
 }
 
+/// The size of a model.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub hidden: u64,
+    pub ffn: u64,
+    pub n_layers: u64,
+    pub n_heads: u64,
+    pub n_kv_heads: u64,
+    pub head_dim: u64,
+}
+
 pub const HIDDEN: u64 = 64;
 pub const FFN: u64 = 96;
 pub const VOCAB: u64 = 4096;
@@ -53,10 +65,32 @@ impl TestCheckpoint {
 
     /// A valid one of the given kind. `YiForCausalLM` gets the first release's `ln1` and `ln2`.
     pub fn with(architecture: &str, dtype: &'static str, n_kv_heads: u64, tied: bool) -> Self {
+        let shape = Shape {
+            hidden: HIDDEN,
+            ffn: FFN,
+            n_layers: 2,
+            n_heads: N_HEADS,
+            n_kv_heads,
+            head_dim: HIDDEN / N_HEADS,
+        };
+        Self::of_shape(architecture, dtype, shape, tied)
+    }
+
+    /// A valid one of any size.
+    pub fn of_shape(architecture: &str, dtype: &'static str, shape: Shape, tied: bool) -> Self {
+        let Shape {
+            hidden,
+            ffn,
+            n_layers,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+        } = shape;
         let config = json!({
-            "architectures": [architecture], "hidden_act": "silu", "hidden_size": HIDDEN,
-            "intermediate_size": FFN, "num_hidden_layers": 2, "num_attention_heads": N_HEADS,
-            "num_key_value_heads": n_kv_heads, "vocab_size": VOCAB, "max_position_embeddings": 512,
+            "architectures": [architecture], "hidden_act": "silu", "hidden_size": hidden,
+            "intermediate_size": ffn, "num_hidden_layers": n_layers, "num_attention_heads": n_heads,
+            "num_key_value_heads": n_kv_heads, "head_dim": head_dim,
+            "vocab_size": VOCAB, "max_position_embeddings": 512,
             "rope_theta": 5e6, "rms_norm_eps": 1e-5, "tie_word_embeddings": tied,
             "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0
         });
@@ -65,25 +99,25 @@ impl TestCheckpoint {
         } else {
             ("input_layernorm", "post_attention_layernorm")
         };
-        let kv = HIDDEN / N_HEADS * n_kv_heads;
+        let (q, kv) = (head_dim * n_heads, head_dim * n_kv_heads);
         let mut tensors = vec![
-            tensor("model.embed_tokens.weight", dtype, &[VOCAB, HIDDEN]),
-            tensor("model.norm.weight", dtype, &[HIDDEN]),
+            tensor("model.embed_tokens.weight", dtype, &[VOCAB, hidden]),
+            tensor("model.norm.weight", dtype, &[hidden]),
         ];
         if !tied {
-            tensors.push(tensor("lm_head.weight", dtype, &[VOCAB, HIDDEN]));
+            tensors.push(tensor("lm_head.weight", dtype, &[VOCAB, hidden]));
         }
-        for layer in 0..2 {
+        for layer in 0..n_layers {
             for (name, shape) in [
-                ("self_attn.q_proj", vec![HIDDEN, HIDDEN]),
-                ("self_attn.k_proj", vec![kv, HIDDEN]),
-                ("self_attn.v_proj", vec![kv, HIDDEN]),
-                ("self_attn.o_proj", vec![HIDDEN, HIDDEN]),
-                ("mlp.gate_proj", vec![FFN, HIDDEN]),
-                ("mlp.up_proj", vec![FFN, HIDDEN]),
-                ("mlp.down_proj", vec![HIDDEN, FFN]),
-                (norm1, vec![HIDDEN]),
-                (norm2, vec![HIDDEN]),
+                ("self_attn.q_proj", vec![q, hidden]),
+                ("self_attn.k_proj", vec![kv, hidden]),
+                ("self_attn.v_proj", vec![kv, hidden]),
+                ("self_attn.o_proj", vec![hidden, q]),
+                ("mlp.gate_proj", vec![ffn, hidden]),
+                ("mlp.up_proj", vec![ffn, hidden]),
+                ("mlp.down_proj", vec![hidden, ffn]),
+                (norm1, vec![hidden]),
+                (norm2, vec![hidden]),
             ] {
                 tensors.push(tensor(
                     &format!("model.layers.{layer}.{name}.weight"),
@@ -289,5 +323,12 @@ pub fn quantize(
     let target = Target::new(output, false, input)?;
     let input = Input::open(input)?;
     let plan = Plan::new(&input, request, imatrix)?;
-    yi_quantize::convert::convert(&input, &plan, target, 2, &(), &AtomicBool::new(false))
+    yi_quantize::convert::convert(
+        &input,
+        &plan,
+        target,
+        Workers::new(2),
+        &(),
+        &AtomicBool::new(false),
+    )
 }
