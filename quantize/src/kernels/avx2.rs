@@ -110,6 +110,12 @@ impl Simd for Avx2 {
             let (a, max) = (_mm256_castps_si256(a), _mm256_castps_si256(max));
             _mm256_castsi256_ps(_mm256_max_epi32(_mm256_min_epi32(a, max), _mm256_setzero_si256()))
         };
+        // As unsigned integers, negative floats are the largest, in order of magnitude.
+        fn limit(a: __m256, min: __m256, max: __m256) -> __m256 = {
+            let (min, max) = (_mm256_castps_si256(min), _mm256_castps_si256(max));
+            let a = _mm256_min_epi32(_mm256_castps_si256(a), max);
+            _mm256_castsi256_ps(_mm256_min_epu32(a, min))
+        };
         fn lt(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_LT_OQ>(a, b);
         fn and(a: __m256, b: __m256) -> __m256 = _mm256_and_ps(a, b);
         fn and_not(a: __m256, b: __m256) -> __m256 = _mm256_andnot_ps(b, a);

@@ -108,6 +108,12 @@ impl Simd for Avx512 {
             let (a, max) = (_mm512_castps_si512(a), _mm512_castps_si512(max));
             _mm512_castsi512_ps(_mm512_max_epi32(_mm512_min_epi32(a, max), _mm512_setzero_si512()))
         };
+        // As unsigned integers, negative floats are the largest, in order of magnitude.
+        fn limit(a: __m512, min: __m512, max: __m512) -> __m512 = {
+            let (min, max) = (_mm512_castps_si512(min), _mm512_castps_si512(max));
+            let a = _mm512_min_epi32(_mm512_castps_si512(a), max);
+            _mm512_castsi512_ps(_mm512_min_epu32(a, min))
+        };
         fn lt(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b);
         fn select(m: __mmask16, a: __m512, b: __m512) -> __m512 = _mm512_mask_blend_ps(m, b, a);
     }

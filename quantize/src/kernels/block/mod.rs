@@ -277,7 +277,7 @@ const _: () = {
 };
 
 /// Joins fields. `N` is their total length: anything else fails every test of the type.
-#[inline]
+#[inline(always)]
 fn concat<const N: usize, const FIELDS: usize>(fields: [&[u8]; FIELDS]) -> [u8; N] {
     let mut bytes = [0; N];
     let mut end = 0;

@@ -60,7 +60,7 @@ pub fn pack_fifth_bits(levels: &[[u8; 32]; 8]) -> [u8; 32] {
 }
 
 /// The low 2 bits of 256 levels, as [`Q2K::qs`](super::Q2K::qs) has them.
-#[inline]
+#[inline(always)]
 pub fn pack_two_bits(levels: &[[u8; 16]; 16]) -> [u8; 64] {
     let mut qs = [0; 64];
     let halves = levels.as_flattened().as_chunks::<128>().0;
@@ -74,7 +74,7 @@ pub fn pack_two_bits(levels: &[[u8; 16]; 16]) -> [u8; 64] {
 }
 
 /// The third bits of 256 levels, as [`Q3K::hmask`](super::Q3K::hmask) has them.
-#[inline]
+#[inline(always)]
 pub fn pack_third_bits(levels: &[[u8; 16]; 16]) -> [u8; 32] {
     let mut mask = [0; 32];
     for (i, levels) in levels.as_flattened().as_chunks::<32>().0.iter().enumerate() {
@@ -114,7 +114,7 @@ pub fn pack_split_scales(scales: &[u8; 8]) -> (u16, [u8; 4]) {
 }
 
 /// 256 6-bit levels, as [`Q6K::ql`](super::Q6K::ql) and [`Q6K::qh`](super::Q6K::qh) have them.
-#[inline]
+#[inline(always)]
 pub fn pack_six_bits(levels: &[[u8; 16]; 16]) -> ([u8; 128], [u8; 64]) {
     let (mut ql, mut qh) = ([0; 128], [0; 64]);
     let halves = levels.as_flattened().as_chunks::<128>().0;

@@ -14,11 +14,19 @@
 //! take the way through memory.
 
 mod affine;
+mod one_by_one;
+mod q3_k;
+mod q4_0;
 mod q4_k;
+mod q6_k;
 mod simd;
+mod symmetric;
 mod twice;
 
+pub use q3_k::q3_k;
+pub use q4_0::{q4_0, q5_0};
 pub use q4_k::{q4_k, q5_k};
+pub use q6_k::q6_k;
 pub use simd::Simd;
 pub use twice::Twice;
 
@@ -32,11 +40,61 @@ macro_rules! kernels {
         /// The kernel for a type, where there is one for vectors.
         pub(super) fn kernel(self, dtype: DType) -> Option<RowKernel> {
             Some(match dtype {
+                DType::Q4_0 => $enabled!(q4_0),
+                DType::Q5_0 => $enabled!(q5_0),
+                DType::Q3_K => $enabled!(q3_k),
                 DType::Q4_K => $enabled!(q4_k),
                 DType::Q5_K => $enabled!(q5_k),
+                DType::Q6_K => $enabled!(q6_k),
                 _ => return None,
             })
         }
     };
 }
 pub(super) use kernels;
+
+/// Lanes of the widest vector: twice 16.
+const MAX_LANES: usize = 32;
+
+/// Sub-blocks from `first` on, one per lane, of `n` that go through `all` again and again (a row's columns do); the last
+/// one stands in for those that are missing.
+#[inline(always)]
+fn transpose_sub_blocks<S: Simd, const N: usize>(
+    s: S,
+    all: &[[f32; N]],
+    first: usize,
+    n: usize,
+    out: &mut [S::F; N],
+) {
+    let mut slices: [&[f32]; MAX_LANES] = [&[]; MAX_LANES];
+    let mut index = first % all.len();
+    for (lane, slice) in slices[..S::LANES].iter_mut().enumerate() {
+        *slice = &all[index];
+        if first + lane + 1 < n {
+            index += 1;
+            if index == all.len() {
+                index = 0;
+            }
+        }
+    }
+    s.transpose(&slices[..S::LANES], out);
+}
+
+/// Of slices of `len` values, a multiple of 16, one per lane, each in order; the last one stands in for those that are missing.
+#[inline(always)]
+fn sums_of_squares<S: Simd>(s: S, values: &[f32], len: usize) -> S::F {
+    let mut sum = s.splat(0.0);
+    let mut tile = [sum; 16];
+    let last = values.len() / len - 1;
+    for at in (0..len).step_by(16) {
+        let mut slices: [&[f32]; MAX_LANES] = [&[]; MAX_LANES];
+        for (lane, slice) in slices[..S::LANES].iter_mut().enumerate() {
+            *slice = &values[lane.min(last) * len + at..][..16];
+        }
+        s.transpose(&slices[..S::LANES], &mut tile);
+        for &x in &tile {
+            sum = s.add(sum, s.mul(x, x));
+        }
+    }
+    sum
+}

@@ -21,7 +21,7 @@ pub trait Simd: Copy {
     /// Lane values, which are integers from 0 to 255, into the first `LANES` of `out`.
     fn store_u8(self, v: Self::F, out: &mut [u8]);
     /// `out[i]` gets element `i` of each of the `LANES` slices, which are as long as `out`; that
-    /// is a multiple of `LANES`.
+    /// is a multiple of 16.
     fn transpose(self, slices: &[&[f32]], out: &mut [Self::F]);
 
     /// `a + b`
@@ -46,6 +46,11 @@ pub trait Simd: Copy {
 
     /// `a`, an integer of magnitude below 2^22, moved into 0 to `max`; the sign of zero is either.
     fn clamp(self, a: Self::F, max: Self::F) -> Self::F;
+    /// `a`, of magnitude below 2^22, moved into `min`, which is negative, to `max`, which is positive.
+    #[inline(always)]
+    fn limit(self, a: Self::F, min: Self::F, max: Self::F) -> Self::F {
+        self.max(self.min(a, max), min)
+    }
 
     /// `a < b`, false for NaN.
     fn lt(self, a: Self::F, b: Self::F) -> Self::M;

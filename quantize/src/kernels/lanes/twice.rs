@@ -83,6 +83,13 @@ impl<S: Simd> Simd for Twice<S> {
         [self.0.clamp(a[0], max[0]), self.0.clamp(a[1], max[1])]
     }
     #[inline(always)]
+    fn limit(self, a: Self::F, min: Self::F, max: Self::F) -> Self::F {
+        [
+            self.0.limit(a[0], min[0], max[0]),
+            self.0.limit(a[1], min[1], max[1]),
+        ]
+    }
+    #[inline(always)]
     fn lt(self, a: Self::F, b: Self::F) -> Self::M {
         [self.0.lt(a[0], b[0]), self.0.lt(a[1], b[1])]
     }

@@ -7,7 +7,7 @@ use super::search::{NEGLIGIBLE, fit_symmetric, largest, nearest_int, round_symme
 use super::{finite_f16, map};
 
 /// Levels go from -32 to 31.
-const N_MAX: i32 = 32;
+pub const N_MAX: i32 = 32;
 
 /// None where no scale in F16's range fits.
 pub fn q6_k(weights: &[f32; SUPER_LEN], importance: Option<&[f32; SUPER_LEN]>) -> Option<Q6K> {

@@ -1,0 +1,93 @@
+//! Q4_0 and Q5_0 in lanes: blocks of 32 weights with a scale, searched for where there is an importance matrix.
+
+use super::symmetric::{SubBlocks, fit_symmetric, round_scaled};
+use super::{MAX_LANES, Simd, Twice, sums_of_squares, transpose_sub_blocks};
+use crate::kernels::block::{Block, Q4_0, Q5_0, SIMPLE_LEN, fifth_bits, pack_halves};
+use crate::kernels::scalar::{self, finite_f16};
+use crate::kernels::{OutOfRange, Rows, largest};
+
+/// [`q4_0_row`](crate::kernels::scalar::q4_0_row)
+#[inline(always)]
+pub fn q4_0<S: Simd>(s: S, rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
+    match rows.importance {
+        None => scalar::q4_0_row(rows, dst),
+        Some(columns) => weighted(s, rows, columns, dst, 8, q4_0_block),
+    }
+}
+
+/// [`q5_0_row`](crate::kernels::scalar::q5_0_row)
+#[inline(always)]
+pub fn q5_0<S: Simd>(s: S, rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
+    match rows.importance {
+        None => scalar::q5_0_row(rows, dst),
+        Some(columns) => weighted(s, rows, columns, dst, 16, q5_0_block),
+    }
+}
+
+#[inline(always)]
+fn q4_0_block(d: u16, levels: &[u8; SIMPLE_LEN]) -> [u8; 18] {
+    let qs = pack_halves(levels);
+    Q4_0 { d, qs }.to_bytes()
+}
+
+#[inline(always)]
+fn q5_0_block(d: u16, levels: &[u8; SIMPLE_LEN]) -> [u8; 22] {
+    let (qs, qh) = (pack_halves(levels), fifth_bits(levels));
+    Q5_0 { d, qh, qs }.to_bytes()
+}
+
+#[inline(always)]
+fn weighted<S: Simd, const BYTES: usize>(
+    s: S,
+    rows: &Rows,
+    columns: &[f32],
+    dst: &mut [u8],
+    n_max: i32,
+    to_bytes: impl Fn(u16, &[u8; SIMPLE_LEN]) -> [u8; BYTES],
+) -> Result<(), OutOfRange> {
+    let n_cols = rows.n_cols;
+    let columns = columns.as_chunks::<SIMPLE_LEN>().0;
+    let wide = Twice(s);
+    let mut sub_blocks = SubBlocks::<_, SIMPLE_LEN>::new(wide);
+    let mut variances = [0.0; MAX_LANES];
+    let dst_rows = dst
+        .as_chunks_mut::<BYTES>()
+        .0
+        .chunks_exact_mut(columns.len());
+    for (row, (weights, dst)) in rows.weights.chunks_exact(n_cols).zip(dst_rows).enumerate() {
+        if row % S::LANES == 0 {
+            let sums = sums_of_squares(s, &rows.weights[row * n_cols..], n_cols);
+            s.store(s.div(sums, s.splat(n_cols as f32)), &mut variances);
+        }
+        let variance = variances[row % S::LANES];
+        let src = weights.as_chunks::<SIMPLE_LEN>().0;
+        let first_block = row * src.len();
+        if !variance.is_finite() {
+            let block = first_block + largest(weights) / SIMPLE_LEN;
+            return Err(OutOfRange { block });
+        }
+        for (group, dst) in dst.chunks_mut(Twice::<S>::LANES).enumerate() {
+            let first = group * Twice::<S>::LANES;
+            transpose_sub_blocks(wide, src, first, src.len(), &mut sub_blocks.x);
+            transpose_sub_blocks(wide, columns, first, src.len(), &mut sub_blocks.importance);
+            sub_blocks.weigh(wide, wide.splat(variance));
+            let fit = fit_symmetric(wide, &mut sub_blocks, n_max);
+            let (mut scales, mut inverses) = ([0.0; MAX_LANES], [0.0; MAX_LANES]);
+            let mut are_zero = [0.0; MAX_LANES];
+            wide.store(fit.scale, &mut scales);
+            wide.store(fit.inverse, &mut inverses);
+            let (zero, one) = (wide.splat(0.0), wide.splat(1.0));
+            wide.store(wide.select(fit.is_zero, one, zero), &mut are_zero);
+            for (i, bytes) in dst.iter_mut().enumerate() {
+                let block = first_block + first + i;
+                let d = finite_f16(scales[i]).ok_or(OutOfRange { block })?;
+                let mut levels = [0; SIMPLE_LEN];
+                if are_zero[i] == 0.0 {
+                    round_scaled(s, &src[first + i], inverses[i], n_max, &mut levels);
+                }
+                *bytes = to_bytes(d, &levels);
+            }
+        }
+    }
+    Ok(())
+}
