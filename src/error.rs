@@ -44,6 +44,19 @@ impl Kind {
             Kind::Interrupted => exit_code::INTERRUPTED,
         }
     }
+
+    /// The kind with this exit code.
+    fn of_exit_code(code: u8) -> Self {
+        match code {
+            exit_code::USAGE => Kind::Usage,
+            exit_code::INVALID_INPUT => Kind::InvalidInput,
+            exit_code::IO => Kind::Io,
+            exit_code::MEMORY => Kind::Memory,
+            exit_code::UNSUPPORTED => Kind::Unsupported,
+            exit_code::INTERRUPTED => Kind::Interrupted,
+            _ => Kind::Internal,
+        }
+    }
 }
 
 /// A failure with all that its reader needs.
@@ -52,6 +65,9 @@ pub enum Error {
     /// The GGUF file is not valid.
     #[error(transparent)]
     Gguf(#[from] yi_gguf::Error),
+    /// Quantizing failed.
+    #[error(transparent)]
+    Quantize(#[from] yi_quantize::error::Error),
     /// llama.cpp does not start.
     #[error(transparent)]
     Backend(#[from] BackendError),
@@ -166,6 +182,7 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Error::Gguf(error) => gguf_kind(error),
+            Error::Quantize(error) => Kind::of_exit_code(error.exit_code()),
             Error::FileSampling { .. } => Kind::InvalidInput,
             Error::Backend(_) => Kind::Internal,
             Error::Load { source, .. } => match source {
@@ -207,6 +224,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Error::Gguf(error) => return error.hint(),
+            Error::Quantize(error) => return error.hint(),
             Error::Backend(BackendError::Missing { .. }) => {
                 "keep the folder `backends` and the libraries beside the executable when you move it"
             }
@@ -250,6 +268,12 @@ impl Error {
             _ => return None,
         };
         Some(hint.to_owned())
+    }
+
+    /// Whether there is something to tell. Whoever pressed Ctrl-C knows, but not what became of an output.
+    #[must_use]
+    pub fn is_news(&self) -> bool {
+        self.kind() != Kind::Interrupted || matches!(self, Error::Quantize(_))
     }
 
     /// Whether the reader of the output has gone, as in `yi … | head`: nothing to report.

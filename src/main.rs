@@ -22,8 +22,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            // Whoever pressed Ctrl-C knows.
-            if error.kind() != Kind::Interrupted {
+            if error.is_news() {
                 cli::report(&error);
             }
             ExitCode::from(error.kind().exit_code())

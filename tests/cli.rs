@@ -53,6 +53,29 @@ fn avx512_and_vnni_are_used_where_they_are_there() {
 }
 
 #[test]
+fn quantize_is_the_program_yi_quantize() {
+    let golden = models::fixture("golden/yi-8layer");
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("x.gguf");
+    let command =
+        |file_type: &str, flag: &str| yi(args!["quantize", &golden, &output, file_type, flag]);
+    let plan = command("q4_k", "--dry-run").ok();
+    assert!(plan.contains("blk.7.ffn_down.weight"), "{plan}");
+    command("Q9", "--force").fails(2, &["Q9", "Q4_K_M"]);
+    command("Q4_0", "--tensor-type=atn_v=q8_0")
+        .fails(2, &["error: ", "hint: did you mean `attn_v`?"]);
+    let summary = command("Q4_0", "--json").ok();
+    assert!(summary.contains("bits_per_weight"), "{summary}");
+    command("Q4_0", "--json").fails(2, &["already exists", "hint: pass --force"]);
+    yi(args!["quantize", dir.path(), &output, "Q4_0", "--force"]).fails(3, &["no config.json"]);
+    let help = yi(["quantize", "--help"]).ok();
+    assert!(
+        help.contains("Usage: yi quantize [OPTIONS] <INPUT> <OUTPUT> <TYPE>"),
+        "{help}"
+    );
+}
+
+#[test]
 fn no_command_shows_help() {
     yi::<&str>([]).fails(2, &["Usage: yi", "tokenize"]);
     yi(["-v"]).fails(2, &["there is no command"]);

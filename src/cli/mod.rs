@@ -49,6 +49,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Show the tokens of a text
     Tokenize(tokenize::TokenizeArgs),
+    /// Turn a checkpoint or a GGUF model into a quantized GGUF file, as the program yi-quantize does
+    Quantize(Box<yi_quantize::cli::Args>),
 }
 
 /// What the arguments ask for.
@@ -87,6 +89,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Some(Command::Chat(args)) => chat::run(args),
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),
+        Some(Command::Quantize(args)) => Ok(yi_quantize::cli::run(args)?),
         None => Ok(()),
     }
 }
