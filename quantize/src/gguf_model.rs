@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use yi_gguf::{Gguf, Metadata, Part};
+use yi_gguf::{Gguf, Metadata, ModelError, Part};
 
 use crate::arch::{NamedTensor, RowOrder};
 use crate::error::Error;
@@ -30,6 +30,11 @@ impl GgufModel {
     /// Files that are no GGUF, do not belong together, or hold a model that llama.cpp would not load.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let parts = Gguf::open_parts(path).map_err(Error::GgufInput)?;
+        let number = parts[0].gguf.metadata().unsigned("split.no");
+        if let Ok(Some(found @ 1..)) = number {
+            let error = yi_gguf::Error::from(ModelError::SplitNumber { found, expected: 0 });
+            return Err(Error::GgufInput(error.at(path)));
+        }
         let mut headers = Vec::new();
         let mut paths = Vec::new();
         let mut files = Vec::new();

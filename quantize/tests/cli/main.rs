@@ -1,6 +1,7 @@
 //! The program `yi-quantize` as a user meets it: output, messages, exit codes, and what is left on the disk.
 
 mod choices;
+mod gguf;
 #[path = "../util/mod.rs"]
 mod util;
 
