@@ -31,12 +31,16 @@ pub fn plan_table(plan: &Plan) -> String {
     }
     let _ = write!(
         table,
-        "{} tensors, {} weights: {} bytes -> {} bytes of tensors ({:.2} bits per weight), file {} bytes ({})",
+        "{} tensors, {} weights: {} bytes -> {} bytes of tensors ({:.2} bits per weight), {} {} bytes ({})",
         plan.tensors.len(),
         plan.n_params(),
         plan.source_bytes(),
         plan.output_bytes(),
         plan.bits_per_weight(),
+        match plan.parts.len() {
+            1 => "file".to_owned(),
+            n => format!("{n} files"),
+        },
         plan.file_bytes(),
         BinaryBytes(plan.file_bytes()),
     );
@@ -48,7 +52,8 @@ pub fn plan_json(plan: &Plan) -> Value {
     let tensors: Vec<Value> = plan
         .tensors
         .iter()
-        .map(|t| {
+        .enumerate()
+        .map(|(index, t)| {
             json!({
                 "name": t.named.gguf_name,
                 "source": t.named.source.name,
@@ -56,14 +61,22 @@ pub fn plan_json(plan: &Plan) -> Value {
                 "shape": t.named.source.shape,
                 "type": t.dtype.name(),
                 "n_bytes": t.output_bytes(),
+                "importance": t.importance.is_some(),
+                "part": plan.place(index).part,
             })
         })
         .collect();
-    json!({ "tensors": tensors, "totals": totals(plan) })
+    json!({
+        "request": plan.request,
+        "tensors": tensors,
+        "warnings": plan.warnings,
+        "totals": totals(plan),
+    })
 }
 
 fn totals(plan: &Plan) -> Value {
     json!({
+        "n_files": plan.parts.len(),
         "n_tensors": plan.tensors.len(),
         "n_params": plan.n_params(),
         "source_bytes": plan.source_bytes(),

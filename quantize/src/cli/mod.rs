@@ -67,13 +67,20 @@ pub fn run(args: &Args) -> Result<(), Error> {
             .map_or_else(threads::default_threads, usize::from),
         isa: args.isa.unwrap_or_else(Isa::detect),
     };
+    // Of several files the first one stands for all, as it does for llama.cpp.
+    let output = match plan.parts.len() {
+        1 => args.output.clone(),
+        n => args
+            .output
+            .with_file_name(target.part_names(n).swap_remove(0)),
+    };
     let display = Display::new(&plan);
     let result = convert(&input, &plan, target, workers, &display, &cancelled);
     display.finish();
     result?;
 
     let n_threads = workers.n_threads;
-    let summary = Summary::new(&args.output, &input, &plan, n_threads, started.elapsed());
+    let summary = Summary::new(&output, &input, &plan, n_threads, started.elapsed());
     print(&if args.json {
         summary.json().to_string()
     } else {

@@ -202,6 +202,8 @@ fn a_split_output_keeps_to_its_limit_and_reads_back() {
         "{}",
         String::from_utf8_lossy(&result.stderr)
     );
+    let stdout = String::from_utf8(result.stdout).unwrap();
+    assert!(stdout.contains("m-00001-of-0000"), "{stdout}");
     let names = names_in(out.path());
     let names: Vec<&String> = names.iter().filter(|n| n.ends_with(".gguf")).collect();
     assert_eq!(names[0], &format!("m-00001-of-{:05}.gguf", names.len()));
