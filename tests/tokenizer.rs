@@ -10,13 +10,14 @@ use std::path::Path;
 
 use yi::llama::{LoadParams, Model, Source, backend};
 use yi_gguf::{Gguf, Metadata};
+use yi_quantize::checkpoint::Folder;
 use yi_quantize::tokenizer::{SourceTokenizer, SpmTokenizer, TokenType, Vocabulary, self_test};
 
 const N_TEXTS: usize = 10_000;
 
 fn golden() -> SourceTokenizer {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/yi-8layer");
-    SourceTokenizer::load(&dir).unwrap()
+    SourceTokenizer::load(&Folder::new(dir)).unwrap()
 }
 
 /// A GGUF file with a vocabulary and nothing else, as the port and as llama.cpp read it.

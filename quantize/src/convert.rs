@@ -1,6 +1,6 @@
 //! The whole way from an opened input to a finished file.
 
-use std::io::{BufReader, Seek};
+use std::io::{self, BufReader, Seek};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::ThreadPool;
@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::input::Input;
 use crate::journal::{File, Header, Source};
 use crate::kernels::Isa;
+use crate::manifest;
 use crate::outcome::Outcome;
 use crate::output::{Output, Target};
 use crate::pipeline::{Pipeline, Progress, Workers};
@@ -134,11 +135,23 @@ impl Conversion<'_> {
                 .map_err(|source| Error::Write { source })?;
         }
         self.write_tensors(outcome)?;
-        self.read_back(headers.len())?;
+        let Some(complete) = outcome.complete() else {
+            return Err(Error::Interrupted);
+        };
+        let first = manifest::finished_header(self.plan, self.input, &complete)?;
+        let mut headers = headers.to_vec();
+        headers[0].clear();
+        let write_error = |source| Error::Write { source };
+        first.write_header(&mut headers[0]).map_err(write_error)?;
+        self.output
+            .write_all_at(0, &headers[0], 0)
+            .map_err(write_error)?;
+        self.read_back()?;
         if self.cancelled.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
-        Ok(self.output.commit()?)
+        let manifest = manifest::manifest(self.plan, self.input, &headers, &complete);
+        Ok(self.output.commit(&manifest)?)
     }
 
     /// Runs the pipeline, and beside it the journal.
@@ -167,14 +180,24 @@ impl Conversion<'_> {
     }
 
     /// Reads the headers of all files as any other program would.
-    fn read_back(&self, n_parts: usize) -> Result<(), Error> {
+    fn read_back(&self) -> Result<(), Error> {
         let unreadable = |source| Error::ReadBack { source };
-        let mut written = Vec::with_capacity(n_parts);
-        for part in 0..n_parts {
+        let mut written = Vec::with_capacity(self.plan.parts.len());
+        for (part, planned) in self.plan.parts.iter().enumerate() {
             let mut file = self.output.file(part);
             file.rewind().map_err(unreadable)?;
             let file_bytes = file.metadata().map_err(unreadable)?.len();
-            written.push(Gguf::read(&mut BufReader::new(file), file_bytes)?);
+            let gguf = Gguf::read(&mut BufReader::new(file), file_bytes)?;
+            let is_as_planned =
+                gguf.data_offset() == planned.data_offset() && gguf.tensors() == planned.tensors();
+            if !is_as_planned {
+                let other = "its tensors are not where they were written";
+                return Err(unreadable(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    other,
+                )));
+            }
+            written.push(gguf);
         }
         check_parts(&written)?;
         self.input.self_test(written[0].metadata())

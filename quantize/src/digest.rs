@@ -11,6 +11,9 @@ use sha2::Digest as _;
 pub struct Digest([u8; 32]);
 
 impl Digest {
+    /// Takes the room of a digest that is not known yet.
+    pub const PLACEHOLDER: Self = Self([0; 32]);
+
     /// The digest of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         let mut hasher = Hasher::default();

@@ -10,6 +10,7 @@ use crate::checkpoint::{Checkpoint, FileError};
 use crate::error::Error;
 use crate::file_type::FileType;
 use crate::gguf_model::GgufModel;
+use crate::manifest::SourceFile;
 use crate::metadata;
 use crate::tokenizer;
 use crate::weights::Weights;
@@ -44,6 +45,14 @@ impl Input {
         match self {
             Self::Checkpoint(checkpoint) => &checkpoint.weights,
             Self::Gguf(model) => &model.weights,
+        }
+    }
+
+    /// The files that were read whole when the input was opened.
+    pub fn small_files(&self) -> &[SourceFile] {
+        match self {
+            Self::Checkpoint(checkpoint) => &checkpoint.small_files,
+            Self::Gguf(_) => &[],
         }
     }
 

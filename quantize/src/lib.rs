@@ -15,6 +15,7 @@ pub mod imatrix;
 pub mod input;
 pub mod journal;
 pub mod kernels;
+pub mod manifest;
 pub mod map;
 pub mod metadata;
 pub mod mixture;

@@ -43,7 +43,7 @@ impl MappedFile {
 
     /// Whether, as far as the system says, the bytes are still those that were mapped.
     pub fn is_unchanged(&self) -> io::Result<bool> {
-        Ok(Stamp::of(&self.file)?.without_ctime() == self.stamp.without_ctime())
+        Ok(Stamp::of(&self.file)?.is_same_content(self.stamp))
     }
 
     /// The file's bytes.

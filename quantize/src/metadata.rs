@@ -5,6 +5,7 @@ use yi_gguf::Metadata;
 use crate::checkpoint::{Checkpoint, RopeScaling};
 use crate::error::Error;
 use crate::file_type::FileType;
+use crate::manifest;
 
 /// GGUF's `general.quantization_version`: the version of ggml's block layouts.
 const QUANTIZATION_VERSION: u32 = 2;
@@ -82,6 +83,11 @@ pub fn requantized(source: &Metadata, file_type: FileType) -> Result<Metadata, y
     metadata.set("general.quantization_version", QUANTIZATION_VERSION)?;
     metadata.set("general.file_type", file_type.id())?;
     for key in ["split.no", "split.count", "split.tensors.count"] {
+        metadata.remove(key);
+    }
+    // They say where the source comes from.
+    let ours = source.iter().map(|(key, _)| key);
+    for key in ours.filter(|key| key.starts_with(manifest::KEY_PREFIX)) {
         metadata.remove(key);
     }
     Ok(metadata)

@@ -20,6 +20,15 @@ pub struct Outcome {
     pub sources: Vec<Option<Digest>>,
 }
 
+/// Digests of everything.
+#[derive(Debug)]
+pub struct Complete {
+    /// As in [`Outcome`].
+    pub tensors: Vec<Digest>,
+    /// As in [`Outcome`].
+    pub sources: Vec<Digest>,
+}
+
 impl Outcome {
     /// What is finished before the run begins.
     pub fn new(earlier: &Earlier) -> Self {
@@ -32,6 +41,14 @@ impl Outcome {
             tensors: tensors.collect(),
             sources: sources.map(|s| s.sha256.filter(|_| s.is_done)).collect(),
         }
+    }
+
+    /// Everything, if it is finished.
+    pub fn complete(&self) -> Option<Complete> {
+        Some(Complete {
+            tensors: self.tensors.iter().copied().collect::<Option<_>>()?,
+            sources: self.sources.iter().copied().collect::<Option<_>>()?,
+        })
     }
 
     /// Tensors that are finished.

@@ -6,9 +6,11 @@ use yi_gguf::{DType, Gguf};
 
 use crate::arch::NamedTensor;
 use crate::choose::{self, Chooser};
+use crate::digest::Digest;
 use crate::error::Error;
 use crate::imatrix::{Imatrix, ImatrixError};
 use crate::input::Input;
+use crate::manifest;
 use crate::model_facts::ModelFacts;
 use crate::request::{Request, RequestError, Split};
 use crate::split;
@@ -111,11 +113,17 @@ impl<'a> Plan<'a> {
         if let Some(imatrix) = imatrix {
             imatrix.write_metadata(&mut metadata)?;
         }
+        let request = Request {
+            imatrix: imatrix.map(|imatrix| imatrix.id().clone()),
+            ..request.clone()
+        };
+        let sources = manifest::sources(input, None);
+        manifest::write_metadata(&mut metadata, &request, &sources, Digest::PLACEHOLDER)?;
         let facts = ModelFacts::new(&metadata);
         facts.check_supported()?;
 
         let names: Vec<&str> = named.iter().map(|t| t.gguf_name.as_str()).collect();
-        let mut chooser = Chooser::new(request, &facts, imatrix.is_some(), &names)?;
+        let mut chooser = Chooser::new(&request, &facts, imatrix.is_some(), &names)?;
         let mut tensors = Vec::with_capacity(named.len());
         for named in named {
             let dtype = chooser.choose(&named)?;
@@ -137,10 +145,7 @@ impl<'a> Plan<'a> {
         })?;
         input.self_test(parts[0].metadata())?;
         Ok(Self {
-            request: Request {
-                imatrix: imatrix.map(|imatrix| imatrix.id().clone()),
-                ..request.clone()
-            },
+            request,
             places: places(&parts),
             parts,
             tensors,

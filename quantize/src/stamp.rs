@@ -25,12 +25,11 @@ impl Stamp {
         Ok(Self::of_metadata(&file.metadata()?))
     }
 
-    /// What a rename or a change of permissions leaves as it is.
-    pub fn without_ctime(self) -> Self {
-        Self {
-            ctime_ns: 0,
-            ..self
-        }
+    /// Whether, as far as the system says, it is the same file with the same content: a rename or a change of
+    /// permissions sets the time of the last change of attributes only.
+    pub fn is_same_content(self, other: Self) -> bool {
+        let content = |stamp: Self| (stamp.inode, stamp.n_bytes, stamp.mtime_ns);
+        content(self) == content(other)
     }
 
     /// As the system says.

@@ -183,7 +183,11 @@ impl Bench {
             "{when}"
         );
         if !is_complete {
-            assert_eq!(names_in(self.out.path()), ["x.gguf"], "{when}");
+            assert_eq!(
+                names_in(self.out.path()),
+                ["x.gguf", "x.gguf.manifest.json"],
+                "{when}"
+            );
         }
     }
 }

@@ -56,7 +56,10 @@ fn a_shard_cut_at_every_byte_of_its_header_is_refused() {
     checkpoint.write_small_files();
     for n_bytes in 0..header_end {
         checkpoint.write_file("model.safetensors", &whole[..n_bytes]);
-        let error = yi_quantize::checkpoint::shards::open(checkpoint.path()).unwrap_err();
+        let error = yi_quantize::checkpoint::shards::open(&yi_quantize::checkpoint::Folder::new(
+            checkpoint.path(),
+        ))
+        .unwrap_err();
         if n_bytes < 8 {
             assert_error!(error, ShardError::TooShort { n_bytes: n, .. } if *n == n_bytes as u64);
         } else {

@@ -111,7 +111,12 @@ fn an_output_with_the_longest_name_a_folder_can_hold() {
     for name in ["x".repeat(255), "易".repeat(85)] {
         let path = dir.path().join(name);
         let target = Target::new(&path, false, ".".as_ref()).unwrap();
-        target.create(&header(1)).unwrap().output.commit().unwrap();
+        target
+            .create(&header(1))
+            .unwrap()
+            .output
+            .commit(b"")
+            .unwrap();
         assert!(path.exists());
     }
 }
@@ -126,9 +131,9 @@ fn two_writers_of_one_output() {
         let error = second.create(&header(1)).unwrap_err();
         assert!(matches!(error, OutputError::Busy { .. }), "{error}");
     }
-    first.commit().unwrap();
+    first.commit(b"").unwrap();
     drop(first);
-    assert_eq!(names_in(dir.path()), ["x"]);
+    assert_eq!(names_in(dir.path()), ["x", "x.manifest.json"]);
 }
 
 #[test]
@@ -190,7 +195,10 @@ fn an_output_that_appeared_meanwhile_is_not_replaced() {
     let target = Target::new(&path, false, std::path::Path::new(".")).unwrap();
     let output = target.create(&header(1)).unwrap().output;
     std::fs::write(&path, "somebody else's").unwrap();
-    assert!(matches!(output.commit(), Err(OutputError::Exists { .. })));
+    assert!(matches!(
+        output.commit(b""),
+        Err(OutputError::Exists { .. })
+    ));
     drop(output);
     assert_eq!(std::fs::read(&path).unwrap(), b"somebody else's");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);

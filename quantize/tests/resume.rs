@@ -70,6 +70,7 @@ struct Bench {
     checkpoint: TestCheckpoint,
     out: tempfile::TempDir,
     whole: Vec<u8>,
+    manifest: Vec<u8>,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -83,16 +84,27 @@ impl Bench {
             checkpoint,
             out,
             whole: Vec::new(),
+            manifest: Vec::new(),
         };
         bench.run(FileType::Q4_0, false, NEVER).0.unwrap();
         bench.whole = std::fs::read(bench.output()).unwrap();
-        std::fs::remove_file(bench.output()).unwrap();
+        bench.manifest = std::fs::read(bench.manifest_path()).unwrap();
+        bench.remove_output();
         assert!(names_in(bench.out.path()).is_empty());
         bench
     }
 
     fn output(&self) -> PathBuf {
         self.out.path().join("x.gguf")
+    }
+
+    fn manifest_path(&self) -> PathBuf {
+        self.out.path().join("x.gguf.manifest.json")
+    }
+
+    fn remove_output(&self) {
+        std::fs::remove_file(self.output()).unwrap();
+        std::fs::remove_file(self.manifest_path()).unwrap();
     }
 
     fn journal(&self) -> PathBuf {
@@ -147,8 +159,12 @@ impl Bench {
 
     fn assert_whole(&self) {
         assert!(std::fs::read(self.output()).unwrap() == self.whole);
-        assert_eq!(names_in(self.out.path()), ["x.gguf"]);
-        std::fs::remove_file(self.output()).unwrap();
+        assert!(std::fs::read(self.manifest_path()).unwrap() == self.manifest);
+        assert_eq!(
+            names_in(self.out.path()),
+            ["x.gguf", "x.gguf.manifest.json"]
+        );
+        self.remove_output();
     }
 
     fn resume_error(&self) -> Error {

@@ -271,10 +271,22 @@ fn shown(value: &Value) -> String {
     match_value!(value, number => number.to_string(), text => quoted(text), list => {
         let (len, items): (usize, Vec<String>) = match_array!(list,
             slice => (slice.len(), slice.iter().take(SHOWN_ITEMS).map(ToString::to_string).collect()),
-            strings => (strings.len(), strings.iter().take(SHOWN_ITEMS).map(|s| quoted(s)).collect()));
+            strings => (strings.len(), first_texts(strings)));
         let more = if len > items.len() { ", …" } else { "" };
         format!("[{}{more}] ({len})", items.join(", "))
     })
+}
+
+/// The first texts of a list: fewer, where they are long.
+fn first_texts(texts: &[String]) -> Vec<String> {
+    let mut left = SHOWN_CHARS;
+    let texts = texts.iter().take(SHOWN_ITEMS).map(|text| quoted(text));
+    let fitting = texts.take_while(|text| {
+        let fits = left > 0;
+        left = left.saturating_sub(text.chars().count());
+        fits
+    });
+    fitting.collect()
 }
 
 fn quoted(text: &str) -> String {

@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::AtomicBool;
 
 use yi_gguf::{Array, DType, Gguf, Metadata, TensorSpec, Value};
+use yi_quantize::checkpoint::Folder;
 use yi_quantize::convert::convert;
 use yi_quantize::file_type::FileType;
 use yi_quantize::input::Input;
@@ -174,7 +175,7 @@ impl TinyModel {
 
     /// The golden checkpoint's vocabulary.
     pub fn add_sentencepiece(&mut self) {
-        let source = SourceTokenizer::load(&fixture("golden/yi-8layer")).unwrap();
+        let source = SourceTokenizer::load(&Folder::new(fixture("golden/yi-8layer"))).unwrap();
         let mut vocabulary = Metadata::new();
         source.vocabulary().write_metadata(&mut vocabulary).unwrap();
         // Whether there is a chat template is for each test to say.

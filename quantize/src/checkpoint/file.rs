@@ -116,16 +116,6 @@ pub fn open(path: &Path) -> Result<(File, u64), FileError> {
     Ok((file, n_bytes))
 }
 
-/// Reads a file of at most `max_bytes` bytes; `None` if there is none of that name.
-pub fn read_optional(path: &Path, max_bytes: u64) -> Result<Option<Vec<u8>>, FileError> {
-    match path.symlink_metadata() {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        _ => {}
-    }
-    let (file, n_bytes) = open(path)?;
-    read_whole(path, file, n_bytes, max_bytes).map(Some)
-}
-
 /// Reads a file of at most `max_bytes` bytes that the user named: links lead wherever they lead.
 pub fn read_named(path: &Path, max_bytes: u64) -> Result<Vec<u8>, FileError> {
     let io_error = |source| FileError::Named {
@@ -142,7 +132,12 @@ pub fn read_named(path: &Path, max_bytes: u64) -> Result<Vec<u8>, FileError> {
     read_whole(path, file, n_bytes, max_bytes)
 }
 
-fn read_whole(path: &Path, file: File, n_bytes: u64, max_bytes: u64) -> Result<Vec<u8>, FileError> {
+pub(super) fn read_whole(
+    path: &Path,
+    file: File,
+    n_bytes: u64,
+    max_bytes: u64,
+) -> Result<Vec<u8>, FileError> {
     let path = path.to_path_buf();
     let mut bytes = Vec::new();
     if n_bytes <= max_bytes {
@@ -160,18 +155,6 @@ fn read_whole(path: &Path, file: File, n_bytes: u64, max_bytes: u64) -> Result<V
         });
     }
     Ok(bytes)
-}
-
-/// [`read_optional`] for a text file; a byte order mark at its start is dropped.
-pub fn read_text_optional(path: &Path, max_bytes: u64) -> Result<Option<String>, FileError> {
-    let Some(bytes) = read_optional(path, max_bytes)? else {
-        return Ok(None);
-    };
-    let text = into_text(path, bytes)?;
-    Ok(Some(match text.strip_prefix('\u{feff}') {
-        Some(rest) => rest.to_owned(),
-        None => text,
-    }))
 }
 
 /// The content of a text file.

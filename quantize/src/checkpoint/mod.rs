@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod file;
+mod folder;
 mod shard_error;
 pub mod shards;
 
@@ -9,9 +10,11 @@ use std::path::{Path, PathBuf};
 
 pub use config::{ConfigError, ModelConfig, RopeScaling};
 pub use file::FileError;
+pub use folder::Folder;
 pub use shard_error::ShardError;
 
 use crate::error::Error;
+use crate::manifest::SourceFile;
 use crate::tokenizer::{GenerationConfig, ModelCard, SourceTokenizer};
 use crate::weights::Weights;
 
@@ -29,6 +32,8 @@ pub struct Checkpoint {
     pub generation: GenerationConfig,
     /// From the front matter of `README.md`.
     pub card: ModelCard,
+    /// All files that were read whole.
+    pub small_files: Vec<SourceFile>,
 }
 
 /// Real ones have some hundred bytes.
@@ -44,13 +49,15 @@ impl Checkpoint {
         if !metadata.is_dir() {
             return Err(Error::NotACheckpoint { path: dir.into() });
         }
-        let config = file::read_optional(&dir.join("config.json"), MAX_CONFIG_BYTES)?
+        let folder = Folder::new(dir);
+        let config = folder
+            .read_optional("config.json", MAX_CONFIG_BYTES)?
             .ok_or_else(|| Error::NotACheckpoint { path: dir.into() })?;
         let config = ModelConfig::parse(&config)?;
-        let tokenizer = SourceTokenizer::load(dir)?;
-        let generation = GenerationConfig::load(dir)?;
-        let card = ModelCard::load(dir)?;
-        let weights = shards::open(dir)?;
+        let tokenizer = SourceTokenizer::load(&folder)?;
+        let generation = GenerationConfig::load(&folder)?;
+        let card = ModelCard::load(&folder)?;
+        let weights = shards::open(&folder)?;
         Ok(Self {
             dir: dir.into(),
             config,
@@ -58,6 +65,7 @@ impl Checkpoint {
             tokenizer,
             generation,
             card,
+            small_files: folder.into_sources(),
         })
     }
 }

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use yi_gguf::DType;
 
 use super::file;
+use super::folder::Folder;
 use super::shard_error::ShardError;
 use crate::map::MappedFile;
 use crate::weights::{Tensor, WeightFile, Weights};
@@ -24,8 +25,9 @@ pub(super) const INDEX_NAME: &str = "model.safetensors.index.json";
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 const MAX_INDEX_BYTES: u64 = 100_000_000;
 
-/// Maps the weights in `dir` and checks every header. Reads no weight.
-pub fn open(dir: &Path) -> Result<Weights, ShardError> {
+/// Maps the weights in a checkpoint and checks every header. Reads no weight.
+pub fn open(folder: &Folder) -> Result<Weights, ShardError> {
+    let dir = folder.path();
     // The order in which transformers looks.
     if dir.join(SINGLE_NAME).symlink_metadata().is_ok() {
         let (file, tensors) = open_file(dir, SINGLE_NAME, 0)?;
@@ -35,7 +37,7 @@ pub fn open(dir: &Path) -> Result<Weights, ShardError> {
             tensors,
         });
     }
-    match file::read_optional(&dir.join(INDEX_NAME), MAX_INDEX_BYTES)? {
+    match folder.read_optional(INDEX_NAME, MAX_INDEX_BYTES)? {
         Some(index) => open_sharded(dir, &index),
         None => Err(no_weights(dir)),
     }

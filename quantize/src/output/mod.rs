@@ -34,6 +34,8 @@ pub struct Output {
     dir: PathBuf,
     force: bool,
     parts: Vec<Part>,
+    manifest: PathBuf,
+    manifest_partial: PathBuf,
     journal: Mutex<JournalFile>,
     journal_path: PathBuf,
     keep: AtomicBool,
@@ -99,9 +101,9 @@ impl Output {
         self.keep.store(false, Ordering::Relaxed);
     }
 
-    /// Makes the files durable, then visible under their own names, the first one last.
-    pub fn commit(&self) -> Result<(), OutputError> {
-        self.finish().map_err(|failure| match failure {
+    /// Makes the files and their manifest durable, then visible under their own names, the first one last.
+    pub fn commit(&self, manifest: &[u8]) -> Result<(), OutputError> {
+        self.finish(manifest).map_err(|failure| match failure {
             Failure::Exists(path) => OutputError::Exists { path },
             Failure::Io(source) => OutputError::Write {
                 path: self.path.clone(),
@@ -113,14 +115,37 @@ impl Output {
         Ok(())
     }
 
-    fn finish(&self) -> Result<(), Failure> {
+    fn finish(&self, manifest: &[u8]) -> Result<(), Failure> {
+        let files = &*self.files;
         let mut stamps = Vec::with_capacity(self.parts.len());
         for part in &self.parts {
-            self.files.sync_all(&part.file)?;
+            files.sync_all(&part.file)?;
             stamps.push(Stamp::of(&part.file)?);
         }
+        if self.manifest_partial.symlink_metadata().is_ok() {
+            files.remove(&self.manifest_partial)?;
+        }
+        let manifest_file = files.create(&self.manifest_partial)?;
+        files::write_all_at(files, &manifest_file, manifest, 0)?;
+        files.sync_all(&manifest_file)?;
         // A crash between two renames: see `Target::create`.
         self.append(&[Record::Complete { files: stamps }])?;
+        // What may be replaced was checked when the output was opened.
+        files.rename(&self.manifest_partial, &self.manifest, true)?;
+        if let Err(failure) = self.rename_parts() {
+            if !self.force {
+                // Whatever stands there now is none of ours.
+                let _ = files.remove(&self.manifest);
+            }
+            return Err(failure);
+        }
+        files.sync_folder(&self.dir);
+        // The output is complete: what happens to its journal is no longer of interest.
+        let _ = files.remove(&self.journal_path);
+        Ok(())
+    }
+
+    fn rename_parts(&self) -> Result<(), Failure> {
         for part in self.parts.iter().rev() {
             let renamed = self.files.rename(&part.partial, &part.path, self.force);
             match renamed {
@@ -130,9 +155,6 @@ impl Output {
                 other => other?,
             }
         }
-        self.files.sync_folder(&self.dir);
-        // The output is complete: what happens to its journal is no longer of interest.
-        let _ = self.files.remove(&self.journal_path);
         Ok(())
     }
 }
@@ -157,6 +179,7 @@ impl Drop for Output {
         for part in &self.parts {
             let _ = self.files.remove(&part.partial);
         }
+        let _ = self.files.remove(&self.manifest_partial);
         let _ = self.files.remove(&self.journal_path);
     }
 }

@@ -17,6 +17,11 @@ pub(super) fn journal(name: &OsStr) -> OsString {
     around(".", name, ".journal")
 }
 
+/// `NAME.manifest.json`: where it comes from.
+pub(super) fn manifest(name: &OsStr) -> OsString {
+    around("", name, ".manifest.json")
+}
+
 /// A name that is too long with its additions is cut; a digest keeps it apart from others.
 fn around(before: &str, name: &OsStr, after: &str) -> OsString {
     let mut whole = OsString::from(before);

@@ -11,6 +11,7 @@ use super::files::{allocated_bytes, free_bytes, options, write_all_at};
 use super::target::{is_same, same_file_in};
 use super::{JournalFile, Output, OutputError, Part, Target, folder_error, names};
 use crate::journal::{self, Header, Journal, Record};
+use crate::manifest;
 use crate::stamp::Stamp;
 
 /// An output that can be written now, and what was there before.
@@ -44,12 +45,15 @@ impl Target {
             .take(journal::MAX_BYTES)
             .read_to_end(&mut bytes)
             .map_err(write_error)?;
+        let manifest = names::manifest(self.name());
         let mut output = Output {
             files: self.files.clone(),
             path: self.path.clone(),
             dir: self.dir.clone(),
             force: self.force,
             parts: Vec::new(),
+            manifest: self.in_dir(&manifest),
+            manifest_partial: self.in_dir(&names::partial(&manifest)),
             journal: Mutex::new(JournalFile {
                 file: journal_file,
                 n_bytes: 0,
@@ -72,8 +76,10 @@ impl Target {
             self.undo_renames(journal, &names).map_err(write_error)?;
         }
         for name in &names {
-            self.check_free(name)?;
+            self.check_free(name, |_| false)?;
         }
+        // Without its output a manifest of ours is worth nothing.
+        self.check_free(&manifest, is_manifest)?;
         let mut replaced = false;
         if resumed.is_none() {
             let leftovers = leftovers.iter().map(|file| OsStr::new(&file.name));
@@ -81,6 +87,7 @@ impl Target {
             for name in leftovers.chain(names.iter().map(|n| n.as_os_str())) {
                 replaced |= self.remove_partial(name)?;
             }
+            self.remove_partial(&manifest)?;
             output.keep.store(false, Ordering::Relaxed);
         }
         for name in &names {
@@ -167,9 +174,7 @@ impl Target {
             let is_ours = path.symlink_metadata().is_ok_and(|metadata| {
                 let found = Stamp::of_metadata(&metadata);
                 // Renaming changes only the time of the last change of attributes.
-                metadata.is_file()
-                    && found.inode != 0
-                    && found.without_ctime() == stamp.without_ctime()
+                metadata.is_file() && found.inode != 0 && found.is_same_content(*stamp)
             });
             if is_ours && partial.symlink_metadata().is_err() {
                 self.files.rename(&path, &partial, false)?;
@@ -179,7 +184,7 @@ impl Target {
     }
 
     /// Whether a file may get this name in the end.
-    fn check_free(&self, name: &OsStr) -> Result<(), OutputError> {
+    fn check_free(&self, name: &OsStr, is_worthless: fn(&Path) -> bool) -> Result<(), OutputError> {
         let path = self.in_dir(name);
         match path.symlink_metadata() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -189,10 +194,10 @@ impl Target {
                 if let Some(input) = inputs.find_map(|input| same_file_in(input, &path)) {
                     return Err(OutputError::IsInput { path, input });
                 }
-                match (link.is_file(), self.force) {
-                    (false, _) => Err(OutputError::NotRegular { path }),
-                    (true, false) => Err(OutputError::Exists { path }),
-                    (true, true) => Ok(()),
+                match link.is_file() {
+                    false => Err(OutputError::NotRegular { path }),
+                    true if self.force || is_worthless(&path) => Ok(()),
+                    true => Err(OutputError::Exists { path }),
                 }
             }
         }
@@ -291,4 +296,12 @@ fn is_plain(metadata: &std::fs::Metadata) -> bool {
 #[cfg(not(unix))]
 fn is_plain(metadata: &std::fs::Metadata) -> bool {
     metadata.is_file()
+}
+
+/// Whether a file is a manifest that this program wrote.
+fn is_manifest(path: &Path) -> bool {
+    let mut first = Vec::new();
+    let n_bytes = manifest::FIRST_BYTES.len() as u64;
+    let read = File::open(path).and_then(|file| file.take(n_bytes).read_to_end(&mut first));
+    read.is_ok() && first == manifest::FIRST_BYTES
 }

@@ -67,16 +67,23 @@ impl Work<'_> {
         let tensor = &pipeline.plan.tensors[index];
         let place = pipeline.plan.place(index);
         hasher.update(&chunk.out);
+        let write = |bytes: &[u8], offset: u64| {
+            let written = pipeline.output.write_all_at(place.part, bytes, offset);
+            written.map_err(|source| Error::Write { source })
+        };
+        let offset = place.bytes.start + (rows.start * tensor.row_bytes) as u64;
+        write(&chunk.out, offset)?;
         let is_last = rows.end == tensor.n_rows;
         if is_last {
-            let n_padding = place.padded_end - place.bytes.end;
-            chunk.out.resize(chunk.out.len() + n_padding as usize, 0);
+            // Usually some bytes; up to a gigabyte where the metadata asks for such an alignment.
+            let zeros = [0; 4096];
+            let mut offset = place.bytes.end;
+            while offset < place.padded_end {
+                let n = (place.padded_end - offset).min(zeros.len() as u64);
+                write(&zeros[..n as usize], offset)?;
+                offset += n;
+            }
         }
-        let offset = place.bytes.start + (rows.start * tensor.row_bytes) as u64;
-        pipeline
-            .output
-            .write_all_at(place.part, &chunk.out, offset)
-            .map_err(|source| Error::Write { source })?;
 
         let source_row_bytes = tensor.source_row_bytes();
         pipeline

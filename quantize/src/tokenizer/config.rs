@@ -11,7 +11,7 @@ use yi_gguf::Metadata;
 use super::MAX_CONFIG_BYTES;
 use super::TokenizerError;
 use super::vocabulary::AddedToken;
-use crate::checkpoint::file::{read_optional, read_text_optional};
+use crate::checkpoint::Folder;
 
 /// The chat templates of a model, as Jinja source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl ChatTemplates {
 
     /// The templates of `tokenizer_config.json`; a file `chat_template.jinja` wins over the
     /// default one.
-    fn load(dir: &Path, config: Option<TemplateField>) -> Result<Self, TokenizerError> {
+    fn load(folder: &Folder, config: Option<TemplateField>) -> Result<Self, TokenizerError> {
         let mut templates = ChatTemplates::default();
         match config {
             None => {}
@@ -56,8 +56,8 @@ impl ChatTemplates {
                 templates.default = templates.named.remove("default");
             }
         }
-        let file = dir.join("chat_template.jinja");
-        if let Some(template) = read_text_optional(&file, MAX_CONFIG_BYTES)? {
+        let template = folder.read_text_optional("chat_template.jinja", MAX_CONFIG_BYTES)?;
+        if let Some(template) = template {
             templates.default = Some(template);
         }
         Ok(templates)
@@ -97,11 +97,11 @@ pub(super) struct ConfigIds {
 }
 
 impl TokenizerConfig {
-    pub(super) fn load(dir: &Path) -> Result<Self, TokenizerError> {
-        let config_file = dir.join("tokenizer_config.json");
-        let map_file = dir.join("special_tokens_map.json");
-        let config: ConfigFile = read_json(&config_file)?.unwrap_or_default();
-        let map: SpecialTokensMap = read_json(&map_file)?.unwrap_or_default();
+    pub(super) fn load(folder: &Folder) -> Result<Self, TokenizerError> {
+        let (config_file, config) = read_json::<ConfigFile>(folder, "tokenizer_config.json")?;
+        let config = config.unwrap_or_default();
+        let (map_file, map) = read_json::<SpecialTokensMap>(folder, "special_tokens_map.json")?;
+        let map = map.unwrap_or_default();
         let named = |first: Option<TokenField>, second: Option<TokenField>| {
             let token = |field: TokenField, file: &Path| NamedToken {
                 file: file.to_owned(),
@@ -111,8 +111,7 @@ impl TokenizerConfig {
             first.or_else(|| second.map(|field| token(field, &map_file)))
         };
         let mut added = Vec::new();
-        let added_file = dir.join("added_tokens.json");
-        let listed: Option<Pairs<u32>> = read_json(&added_file)?;
+        let (added_file, listed) = read_json::<Pairs<u32>>(folder, "added_tokens.json")?;
         for (text, id) in listed.map(|pairs| pairs.0).unwrap_or_default() {
             added.push(AddedToken {
                 id,
@@ -147,18 +146,18 @@ impl TokenizerConfig {
             bos: named(config.bos_token, map.bos_token),
             eos: named(config.eos_token, map.eos_token),
             pad: named(config.pad_token, map.pad_token),
-            ids: ConfigIds::load(dir)?,
+            ids: ConfigIds::load(folder)?,
             added,
             special: additional.flatten().map(TokenField::into_text).collect(),
-            chat_templates: ChatTemplates::load(dir, config.chat_template)?,
+            chat_templates: ChatTemplates::load(folder, config.chat_template)?,
         })
     }
 }
 
 impl ConfigIds {
-    fn load(dir: &Path) -> Result<Self, TokenizerError> {
-        let file = dir.join("config.json");
-        let ids: IdsFile = read_json(&file)?.unwrap_or_default();
+    fn load(folder: &Folder) -> Result<Self, TokenizerError> {
+        let (file, ids) = read_json::<IdsFile>(folder, "config.json")?;
+        let ids = ids.unwrap_or_default();
         let first = |ids: Option<IdField>| ids.and_then(|ids| ids.into_ids().first().copied());
         Ok(ConfigIds {
             file,
@@ -191,9 +190,9 @@ impl GenerationConfig {
     ///
     /// # Errors
     /// A file that cannot be read or does not have the expected form.
-    pub fn load(dir: &Path) -> Result<Self, TokenizerError> {
-        let file = dir.join("generation_config.json");
-        let raw: GenerationFile = read_json(&file)?.unwrap_or_default();
+    pub fn load(folder: &Folder) -> Result<Self, TokenizerError> {
+        let (file, raw) = read_json::<GenerationFile>(folder, "generation_config.json")?;
+        let raw = raw.unwrap_or_default();
         let numbers = [
             ("temperature", raw.temperature),
             ("top_p", raw.top_p),
@@ -357,12 +356,15 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Pairs<T> {
     }
 }
 
-/// A JSON file's content, or None where there is no such file.
-fn read_json<T: DeserializeOwned>(file: &Path) -> Result<Option<T>, TokenizerError> {
-    let Some(bytes) = read_optional(file, MAX_CONFIG_BYTES)? else {
-        return Ok(None);
-    };
-    parse_json(file, &bytes).map(Some)
+/// A JSON file's path and its content, or None where there is no such file.
+fn read_json<T: DeserializeOwned>(
+    folder: &Folder,
+    name: &str,
+) -> Result<(PathBuf, Option<T>), TokenizerError> {
+    let file = folder.join(name);
+    let content = folder.read_optional(name, MAX_CONFIG_BYTES)?;
+    let content = content.map(|bytes| parse_json(&file, &bytes)).transpose()?;
+    Ok((file, content))
 }
 
 /// Parses JSON; serde_json refuses more than 128 levels of nesting.

@@ -28,7 +28,7 @@ pub use selftest::self_test;
 pub use spm::SpmTokenizer;
 pub use vocabulary::{TokenType, Vocabulary};
 
-use crate::checkpoint::file::read_optional;
+use crate::checkpoint::Folder;
 use config::{NamedToken, TokenizerConfig};
 use json::JsonTokenizer;
 use model_file::PieceType;
@@ -68,13 +68,14 @@ impl SourceTokenizer {
     /// # Errors
     /// A file that is missing, damaged or contradicts another; a tokenizer that llama.cpp's SPM
     /// algorithm cannot reproduce.
-    pub fn load(dir: &Path) -> Result<Self, TokenizerError> {
-        let config = TokenizerConfig::load(dir)?;
-        let generation = GenerationConfig::load(dir)?;
-        let model_file = dir.join("tokenizer.model");
-        let json_file = dir.join("tokenizer.json");
-        let json = read_optional(&json_file, MAX_TOKENIZER_JSON_BYTES)?;
-        let mut loaded = match (read_optional(&model_file, MAX_MODEL_BYTES)?, json) {
+    pub fn load(folder: &Folder) -> Result<Self, TokenizerError> {
+        let config = TokenizerConfig::load(folder)?;
+        let generation = GenerationConfig::load(folder)?;
+        const MODEL: &str = "tokenizer.model";
+        const JSON: &str = "tokenizer.json";
+        let (model_file, json_file) = (folder.join(MODEL), folder.join(JSON));
+        let json = folder.read_optional(JSON, MAX_TOKENIZER_JSON_BYTES)?;
+        let mut loaded = match (folder.read_optional(MODEL, MAX_MODEL_BYTES)?, json) {
             (Some(bytes), json) => {
                 let mut added = config.added.clone();
                 if let Some(json) = json {
@@ -87,7 +88,7 @@ impl SourceTokenizer {
             }
             (None, None) => {
                 return Err(TokenizerError::NoTokenizer {
-                    dir: dir.to_owned(),
+                    dir: folder.path().to_owned(),
                 });
             }
         };

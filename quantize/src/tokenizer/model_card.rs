@@ -4,13 +4,11 @@
 //! `- scalar` lines. A card says nothing that a conversion needs, so what does not have this form
 //! is passed over and never an error.
 
-use std::path::Path;
-
 use yi_gguf::Metadata;
 
 use super::MAX_CONFIG_BYTES;
 use super::TokenizerError;
-use crate::checkpoint::file::read_optional;
+use crate::checkpoint::Folder;
 
 /// What a model card says about a model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,8 +32,8 @@ impl ModelCard {
     ///
     /// # Errors
     /// A `README.md` that is there but cannot be read.
-    pub fn load(dir: &Path) -> Result<Self, TokenizerError> {
-        let bytes = read_optional(&dir.join("README.md"), MAX_CONFIG_BYTES)?;
+    pub fn load(folder: &Folder) -> Result<Self, TokenizerError> {
+        let bytes = folder.read_optional("README.md", MAX_CONFIG_BYTES)?;
         Ok(bytes.map_or_else(Self::default, |bytes| {
             Self::parse(&String::from_utf8_lossy(&bytes))
         }))

@@ -125,27 +125,43 @@ fn without_a_terminal_progress_is_a_line_per_tensor() {
 }
 
 #[test]
-fn the_bytes_do_not_depend_on_the_number_of_threads() {
+fn neither_file_nor_manifest_depends_on_the_number_of_threads() {
     let checkpoint = written();
     let out = tempfile::tempdir().unwrap();
-    let bytes: Vec<Vec<u8>> = ["1", "2", "3", "7"]
+    let bytes: Vec<[Vec<u8>; 2]> = ["1", "2", "3", "7"]
         .iter()
         .map(|n| {
             let output = out.path().join(n);
             let result = yi_quantize(&[&checkpoint.path(), &output, &"Q5_K_M", &"--threads", n]);
             assert!(result.status.success());
-            std::fs::read(output).unwrap()
+            let manifest = out.path().join(format!("{n}.manifest.json"));
+            [output, manifest].map(|path| std::fs::read(path).unwrap())
         })
         .collect();
     assert!(bytes.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
 #[test]
-fn the_bytes_do_not_depend_on_where_the_checkpoint_lies_or_how_it_is_sharded() {
+fn the_bytes_do_not_depend_on_where_the_checkpoint_lies() {
+    let (here, there) = (written(), written());
+    let files = [&here, &there].map(|checkpoint| {
+        let output = checkpoint.convert(FileType::Q4_0).unwrap();
+        std::fs::read(output).unwrap()
+    });
+    assert!(files[0] == files[1]);
+}
+
+#[test]
+fn the_tensors_do_not_depend_on_how_the_checkpoint_is_sharded() {
     let (one, two) = (TestCheckpoint::new(), TestCheckpoint::new());
     let single = one.write().convert(FileType::Q4_0).unwrap();
     let sharded = two.write_sharded().convert(FileType::Q4_0).unwrap();
-    assert!(std::fs::read(single).unwrap() == std::fs::read(sharded).unwrap());
+    // The metadata names the files.
+    let [single, sharded] = [single, sharded].map(|path| {
+        let (gguf, _) = yi_gguf::Gguf::open(&path).unwrap();
+        std::fs::read(path).unwrap()[gguf.data_offset() as usize..].to_vec()
+    });
+    assert!(single == sharded);
 }
 
 #[test]
@@ -392,5 +408,13 @@ fn a_stopped_conversion_says_how_to_resume_and_is_resumed() {
             .success()
     );
     assert!(std::fs::read(&output).unwrap() == std::fs::read(&whole).unwrap());
-    assert_eq!(names_in(out.path()), ["whole.gguf", "x.gguf"]);
+    assert_eq!(
+        names_in(out.path()),
+        [
+            "whole.gguf",
+            "whole.gguf.manifest.json",
+            "x.gguf",
+            "x.gguf.manifest.json"
+        ]
+    );
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use yi_gguf::Metadata;
-use yi_quantize::checkpoint::FileError;
+use yi_quantize::checkpoint::{FileError, Folder};
 use yi_quantize::tokenizer::{SourceTokenizer, SpmTokenizer, TokenizerError as E, self_test};
 
 use crate::util::{
@@ -15,7 +15,7 @@ use crate::util::{
 
 /// The error of loading a folder, which must have a message without a full stop.
 fn error(dir: &Path) -> E {
-    let error = SourceTokenizer::load(dir).unwrap_err();
+    let error = SourceTokenizer::load(&Folder::new(dir)).unwrap_err();
     assert!(!error.to_string().ends_with('.'), "{error}");
     error
 }
@@ -70,7 +70,7 @@ fn model_cut_at_any_byte() {
     for end in ends.chain(whole.len() - 200..whole.len()) {
         std::fs::write(dir.path().join("tokenizer.model"), &whole[..end]).unwrap();
         // between two messages the cut is a valid model that lacks something else
-        match SourceTokenizer::load(dir.path()).map(drop) {
+        match SourceTokenizer::load(&Folder::new(dir.path())).map(drop) {
             Err(E::ProtobufTruncated { offset, .. }) => {
                 assert!(offset <= end);
                 n_truncated += 1;
@@ -576,7 +576,7 @@ fn negative_special_ids_mean_none() {
     golden_json(dir.path(), "tokenizer_config.json", |config| {
         config["pad_token"] = Value::Null
     });
-    let source = SourceTokenizer::load(dir.path()).unwrap();
+    let source = SourceTokenizer::load(&Folder::new(dir.path())).unwrap();
     assert_eq!(source.vocabulary().pad_id, None);
 }
 
@@ -587,7 +587,7 @@ fn very_long_tokens_do_not_hold_up_the_self_test() {
         // Each merges out of the one before it: 18 MB that take cubic time if all are tested.
         pieces.extend((2..6000).map(|n| ("q".repeat(n), -1.0, 1)));
     });
-    let source = SourceTokenizer::load(dir.path()).unwrap();
+    let source = SourceTokenizer::load(&Folder::new(dir.path())).unwrap();
     let start = std::time::Instant::now();
     self_test(&source, &crate::metadata_of(&source)).unwrap();
     assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
@@ -595,7 +595,7 @@ fn very_long_tokens_do_not_hold_up_the_self_test() {
 
 #[test]
 fn vocabulary_and_embedding_rows_disagree() {
-    let source = SourceTokenizer::load(&Path::new(GOLDEN).join("yi-8layer")).unwrap();
+    let source = SourceTokenizer::load(&Folder::new(Path::new(GOLDEN).join("yi-8layer"))).unwrap();
     let mut vocabulary = source.vocabulary().clone();
     let error = vocabulary.pad_to_rows(4095).unwrap_err();
     let expected = E::MoreTokensThanRows {
@@ -629,7 +629,7 @@ fn control_token_that_text_can_merge_into() {
         pieces.push(("<s>".into(), 0.0, 3));
         pieces.push(("<s".into(), -5000.0, 1));
     });
-    let source = SourceTokenizer::load(dir.path()).unwrap();
+    let source = SourceTokenizer::load(&Folder::new(dir.path())).unwrap();
     let mut metadata = Metadata::new();
     source.vocabulary().write_metadata(&mut metadata).unwrap();
     // SentencePiece never merges into a control piece, llama.cpp does
@@ -651,7 +651,7 @@ fn control_token_that_both_sides_merge_into() {
         let added = json!({"id": 4097, "content": "<s>", "special": true});
         json["added_tokens"].as_array_mut().unwrap().push(added);
     });
-    let source = SourceTokenizer::load(dir.path()).unwrap();
+    let source = SourceTokenizer::load(&Folder::new(dir.path())).unwrap();
     let mut metadata = Metadata::new();
     source.vocabulary().write_metadata(&mut metadata).unwrap();
     let error = self_test(&source, &metadata).unwrap_err();
@@ -665,7 +665,7 @@ fn control_token_that_both_sides_merge_into() {
 
 #[test]
 fn gguf_vocabularies_that_llama_cpp_aborts_on() {
-    let source = SourceTokenizer::load(&Path::new(GOLDEN).join("yi-8layer")).unwrap();
+    let source = SourceTokenizer::load(&Folder::new(Path::new(GOLDEN).join("yi-8layer"))).unwrap();
     let golden = source.vocabulary();
     let of = |edit: &dyn Fn(&mut yi_quantize::tokenizer::Vocabulary)| {
         let mut vocabulary = golden.clone();
@@ -736,7 +736,7 @@ proptest! {
             bytes.truncate(end.index(bytes.len()));
         }
         std::fs::write(&file, bytes).unwrap();
-        match SourceTokenizer::load(dir.path()) {
+        match SourceTokenizer::load(&Folder::new(dir.path())) {
             Err(error) => prop_assert!(!error.to_string().is_empty()),
             Ok(source) => {
                 let mut metadata = Metadata::new();

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use util::{DEMO, Edit, GOLDEN, VARIANTS, copy_golden, edit_model, golden_json, tokenizer_json};
 use yi_gguf::Metadata;
+use yi_quantize::checkpoint::Folder;
 use yi_quantize::tokenizer::{
     GenerationConfig, SourceTokenizer, SpmTokenizer, TokenType, TokenizerError, self_test,
 };
@@ -61,7 +62,7 @@ fn golden_cases(which: Golden) -> (Cases, Cases) {
 
 /// Checks a folder's tokenizer against golden ids.
 fn assert_source(dir: &Path, golden: Golden) -> SourceTokenizer {
-    let source = SourceTokenizer::load(dir).unwrap();
+    let source = SourceTokenizer::load(&Folder::new(dir)).unwrap();
     let (plain, special) = golden_cases(golden);
     for (text, ids) in plain {
         assert_eq!(source.encode(&text).unwrap(), ids, "{text:?}");
@@ -130,7 +131,8 @@ fn golden_ids_from_tokenizer_json_alone() {
         let json = tokenizer_json(&Path::new(GOLDEN).join("yi-8layer"), form);
         std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
         let source = assert_golden(dir.path(), Golden::Yi);
-        let from_model = SourceTokenizer::load(&Path::new(GOLDEN).join("yi-8layer")).unwrap();
+        let from_model =
+            SourceTokenizer::load(&Folder::new(Path::new(GOLDEN).join("yi-8layer"))).unwrap();
         let (json, model) = (source.vocabulary(), from_model.vocabulary());
         assert!(json.tokens == model.tokens);
         assert!(json.types == model.types);
@@ -254,7 +256,7 @@ fn unused_pieces_are_refused() {
 
 #[test]
 fn the_self_test_names_the_text_that_differs() {
-    let source = SourceTokenizer::load(&Path::new(GOLDEN).join("yi-8layer")).unwrap();
+    let source = SourceTokenizer::load(&Folder::new(Path::new(GOLDEN).join("yi-8layer"))).unwrap();
     let mut vocabulary = source.vocabulary().clone();
     vocabulary.add_space_prefix = true; // the reference converter's fault
     let mut metadata = Metadata::new();
@@ -287,7 +289,7 @@ fn the_self_test_names_the_text_that_differs() {
 
 #[test]
 fn vocabulary_is_padded_to_the_embedding() {
-    let source = SourceTokenizer::load(&Path::new(GOLDEN).join("yi-8layer")).unwrap();
+    let source = SourceTokenizer::load(&Folder::new(Path::new(GOLDEN).join("yi-8layer"))).unwrap();
     let mut vocabulary = source.vocabulary().clone();
     vocabulary.pad_to_rows(4100).unwrap();
     assert_eq!(
@@ -315,7 +317,7 @@ fn added_tokens_are_merged_and_typed() {
         config["additional_special_tokens"] = json!(["[TOOL]", "<|im_end|>", "not there"]);
     });
     std::fs::write(dir.path().join("added_tokens.json"), r#"{"<think>": 4097}"#).unwrap();
-    let source = SourceTokenizer::load(dir.path()).unwrap();
+    let source = SourceTokenizer::load(&Folder::new(dir.path())).unwrap();
     let vocabulary = source.vocabulary();
     let (control, user) = (TokenType::Control, TokenType::UserDefined);
     let types = [control, user, control, control];
@@ -338,7 +340,7 @@ fn chat_template_file_wins_and_named_templates_are_kept() {
         ]);
     });
     let templates = |dir: &Path| {
-        let metadata = metadata_of(&SourceTokenizer::load(dir).unwrap());
+        let metadata = metadata_of(&SourceTokenizer::load(&Folder::new(dir)).unwrap());
         let get = |key: &str| metadata.str(key).unwrap().map(str::to_owned);
         (
             get("tokenizer.chat_template"),
@@ -357,7 +359,7 @@ fn chat_template_file_wins_and_named_templates_are_kept() {
 #[test]
 fn generation_config_gives_sampling_defaults() {
     let dir = Path::new(GOLDEN).join("yi-8layer");
-    let config = GenerationConfig::load(&dir).unwrap();
+    let config = GenerationConfig::load(&Folder::new(dir)).unwrap();
     assert_eq!((config.temperature, config.top_p), (Some(0.6), Some(0.8)));
     assert_eq!((config.top_k, config.repetition_penalty), (None, None));
     assert_eq!(config.eos_ids, [7]);
@@ -378,7 +380,7 @@ fn sampling_defaults_that_nobody_could_run_are_refused() {
         golden_json(dir.path(), "generation_config.json", |config| {
             config[name] = value
         });
-        let error = GenerationConfig::load(dir.path()).unwrap_err();
+        let error = GenerationConfig::load(&Folder::new(dir.path())).unwrap_err();
         assert!(
             matches!(error, TokenizerError::SamplingNumber { key, .. } if key == name),
             "{error}"
@@ -388,7 +390,7 @@ fn sampling_defaults_that_nobody_could_run_are_refused() {
 
 #[test]
 fn a_megabyte_without_spaces_is_quick() {
-    let source = SourceTokenizer::load(&Path::new(GOLDEN).join("yi-8layer")).unwrap();
+    let source = SourceTokenizer::load(&Folder::new(Path::new(GOLDEN).join("yi-8layer"))).unwrap();
     let spm = SpmTokenizer::from_gguf(&metadata_of(&source)).unwrap();
     for unit in ["a", "theinonre", "的人"] {
         let text = unit.repeat((1 << 20) / unit.len());
@@ -410,7 +412,7 @@ proptest! {
             [false, true].map(|prefix| {
                 let dir = copy_golden();
                 edit_model(dir.path(), &[Edit::AddDummyPrefix(prefix)]);
-                let source = SourceTokenizer::load(dir.path()).unwrap();
+                let source = SourceTokenizer::load(&Folder::new(dir.path())).unwrap();
                 let spm = SpmTokenizer::from_gguf(&metadata_of(&source)).unwrap();
                 (source, spm)
             }).into()
