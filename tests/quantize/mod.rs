@@ -108,7 +108,7 @@ fn write_imatrix(model: &Path, path: &Path) {
         let n_cols = tensor.dims()[0];
         let sums = (0..n_cols.next_multiple_of(8)).map(|i| {
             let hash = (i + 1000 * seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
-            if hash % 17 == 0 {
+            if hash.is_multiple_of(17) {
                 0.0
             } else {
                 (hash % 1000) as f32 * 0.37
