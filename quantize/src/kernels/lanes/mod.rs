@@ -14,6 +14,8 @@
 //! take the way through memory.
 
 mod affine;
+mod input;
+mod iq4;
 mod one_by_one;
 mod q3_k;
 mod q4_0;
@@ -23,6 +25,7 @@ mod simd;
 mod symmetric;
 mod twice;
 
+pub use iq4::{iq4_nl, iq4_xs};
 pub use q3_k::q3_k;
 pub use q4_0::{q4_0, q5_0};
 pub use q4_k::{q4_k, q5_k};
@@ -45,6 +48,8 @@ macro_rules! kernels {
                 DType::Q3_K => $enabled!(q3_k),
                 DType::Q4_K => $enabled!(q4_k),
                 DType::Q5_K => $enabled!(q5_k),
+                DType::IQ4_NL => $enabled!(iq4_nl),
+                DType::IQ4_XS => $enabled!(iq4_xs),
                 DType::Q6_K => $enabled!(q6_k),
                 _ => return None,
             })
@@ -52,49 +57,3 @@ macro_rules! kernels {
     };
 }
 pub(super) use kernels;
-
-/// Lanes of the widest vector: twice 16.
-const MAX_LANES: usize = 32;
-
-/// Sub-blocks from `first` on, one per lane, of `n` that go through `all` again and again (a row's columns do); the last
-/// one stands in for those that are missing.
-#[inline(always)]
-fn transpose_sub_blocks<S: Simd, const N: usize>(
-    s: S,
-    all: &[[f32; N]],
-    first: usize,
-    n: usize,
-    out: &mut [S::F; N],
-) {
-    let mut slices: [&[f32]; MAX_LANES] = [&[]; MAX_LANES];
-    let mut index = first % all.len();
-    for (lane, slice) in slices[..S::LANES].iter_mut().enumerate() {
-        *slice = &all[index];
-        if first + lane + 1 < n {
-            index += 1;
-            if index == all.len() {
-                index = 0;
-            }
-        }
-    }
-    s.transpose(&slices[..S::LANES], out);
-}
-
-/// Of slices of `len` values, a multiple of 16, one per lane, each in order; the last one stands in for those that are missing.
-#[inline(always)]
-fn sums_of_squares<S: Simd>(s: S, values: &[f32], len: usize) -> S::F {
-    let mut sum = s.splat(0.0);
-    let mut tile = [sum; 16];
-    let last = values.len() / len - 1;
-    for at in (0..len).step_by(16) {
-        let mut slices: [&[f32]; MAX_LANES] = [&[]; MAX_LANES];
-        for (lane, slice) in slices[..S::LANES].iter_mut().enumerate() {
-            *slice = &values[lane.min(last) * len + at..][..16];
-        }
-        s.transpose(&slices[..S::LANES], &mut tile);
-        for &x in &tile {
-            sum = s.add(sum, s.mul(x, x));
-        }
-    }
-    sum
-}

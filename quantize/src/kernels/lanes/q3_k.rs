@@ -1,8 +1,9 @@
 //! Q3_K in lanes: 16 sub-blocks of 16 weights in a super-block.
 
+use super::input::{MAX_LANES, sums_of_squares, transpose_sub_blocks, weigh};
 use super::one_by_one::fit_levels_one_by_one;
 use super::symmetric::{SubBlocks, fit_symmetric, round_scaled, round_symmetric};
-use super::{MAX_LANES, Simd, Twice, sums_of_squares, transpose_sub_blocks};
+use super::{Simd, Twice};
 use crate::kernels::block::{
     Block, Q3K, SUPER_LEN, pack_signed_scales, pack_third_bits, pack_two_bits,
 };
@@ -114,7 +115,8 @@ fn fit_weighted<S: Simd>(
         for (lane, variance) in by_lane.iter_mut().enumerate() {
             *variance = variances[(start + lane) / 16 % MAX_LANES];
         }
-        sub_blocks.weigh(s, s.load(&by_lane));
+        let variance = s.load(&by_lane);
+        weigh(s, &sub_blocks.x, &mut sub_blocks.importance, variance);
         let mut sum = zero;
         for &w in &sub_blocks.importance {
             sum = s.add(sum, w);

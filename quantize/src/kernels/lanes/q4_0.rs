@@ -1,7 +1,8 @@
 //! Q4_0 and Q5_0 in lanes: blocks of 32 weights with a scale, searched for where there is an importance matrix.
 
+use super::input::{MAX_LANES, sums_of_squares, transpose_sub_blocks, weigh};
 use super::symmetric::{SubBlocks, fit_symmetric, round_scaled};
-use super::{MAX_LANES, Simd, Twice, sums_of_squares, transpose_sub_blocks};
+use super::{Simd, Twice};
 use crate::kernels::block::{Block, Q4_0, Q5_0, SIMPLE_LEN, fifth_bits, pack_halves};
 use crate::kernels::scalar::{self, finite_f16};
 use crate::kernels::{OutOfRange, Rows, largest};
@@ -70,7 +71,8 @@ fn weighted<S: Simd, const BYTES: usize>(
             let first = group * Twice::<S>::LANES;
             transpose_sub_blocks(wide, src, first, src.len(), &mut sub_blocks.x);
             transpose_sub_blocks(wide, columns, first, src.len(), &mut sub_blocks.importance);
-            sub_blocks.weigh(wide, wide.splat(variance));
+            let variance = wide.splat(variance);
+            weigh(wide, &sub_blocks.x, &mut sub_blocks.importance, variance);
             let fit = fit_symmetric(wide, &mut sub_blocks, n_max);
             let (mut scales, mut inverses) = ([0.0; MAX_LANES], [0.0; MAX_LANES]);
             let mut are_zero = [0.0; MAX_LANES];

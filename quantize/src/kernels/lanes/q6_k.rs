@@ -1,7 +1,8 @@
 //! Q6_K in lanes: 16 sub-blocks of 16 weights in a super-block.
 
+use super::input::{squares, transpose_sub_blocks};
 use super::symmetric::{SubBlocks, fit_symmetric, round_symmetric};
-use super::{Simd, Twice, transpose_sub_blocks};
+use super::{Simd, Twice};
 use crate::kernels::block::{Block, Q6K, SUPER_LEN, pack_six_bits};
 use crate::kernels::scalar::q6_k::{self, N_MAX, Scales};
 use crate::kernels::{OutOfRange, Rows};
@@ -33,7 +34,7 @@ pub fn q6_k<S: Simd>(s: S, rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange
                     &mut sub_blocks.importance,
                 );
             } else {
-                sub_blocks.weigh_by_squares(Twice(s));
+                squares(Twice(s), &sub_blocks.x, &mut sub_blocks.importance);
             }
             let fit = fit_symmetric(Twice(s), &mut sub_blocks, N_MAX);
             Twice(s).store(fit.scale, &mut fitted.as_flattened_mut()[start..]);

@@ -24,22 +24,6 @@ impl<S: Simd, const N: usize> SubBlocks<S, N> {
             wx: [zero; N],
         }
     }
-
-    /// Makes the squared weights their importance.
-    #[inline(always)]
-    pub fn weigh_by_squares(&mut self, s: S) {
-        for (w, &x) in self.importance.iter_mut().zip(&self.x) {
-            *w = s.mul(x, x);
-        }
-    }
-
-    /// Multiplies the importances with the root of `variance` plus the squared weight.
-    #[inline(always)]
-    pub fn weigh(&mut self, s: S, variance: S::F) {
-        for (w, &x) in self.importance.iter_mut().zip(&self.x) {
-            *w = s.mul(*w, s.sqrt(s.add(variance, s.mul(x, x))));
-        }
-    }
 }
 
 /// `scale * level`, per lane.
@@ -57,6 +41,29 @@ pub struct SymmetricFit<S: Simd> {
 pub struct Sums<F> {
     pub xl: F,
     pub l2: F,
+}
+
+impl<F> Sums<F> {
+    /// What a weight with its level adds.
+    #[inline(always)]
+    pub fn of<S: Simd<F = F>>(s: S, x: F, w: F, level: F) -> Self
+    where
+        F: Copy,
+    {
+        let wl = s.mul(w, level);
+        Self {
+            xl: s.mul(wl, x),
+            l2: s.mul(wl, level),
+        }
+    }
+
+    #[inline(always)]
+    pub fn plus<S: Simd<F = F>>(self, s: S, term: Self) -> Self {
+        Self {
+            xl: s.add(self.xl, term.xl),
+            l2: s.add(self.l2, term.l2),
+        }
+    }
 }
 
 #[inline(always)]
@@ -173,7 +180,7 @@ pub fn largest<S: Simd, const N: usize>(s: S, x: &[S::F; N]) -> S::F {
 
 /// `xl / l2`; 0 where `l2` is, which is not negative.
 #[inline(always)]
-fn quotient<S: Simd>(s: S, sums: Sums<S::F>) -> S::F {
+pub fn quotient<S: Simd>(s: S, sums: Sums<S::F>) -> S::F {
     let is_zero = s.lt(sums.l2, s.splat(f32::from_bits(1)));
     s.select(is_zero, s.splat(0.0), s.div(sums.xl, sums.l2))
 }

@@ -11,7 +11,7 @@ use super::{finite_f16, map, sum_of_squares, weigh};
 type Weights = [f32; SIMPLE_LEN];
 
 /// Scales to try on each side of the one that makes the largest weight the lowest value.
-const N_TRIES: i32 = 7;
+pub const N_TRIES: i32 = 7;
 
 /// None where no scale in F16's range fits.
 pub fn iq4_nl(weights: &Weights, importance: Option<&Weights>) -> Option<Iq4Nl> {
@@ -125,7 +125,7 @@ fn round_to_values(x: &Weights, scale: f32) -> [u8; SIMPLE_LEN] {
 
 /// `1 / scale`, or 0.
 #[inline]
-fn reciprocal(scale: f32) -> f32 {
+pub fn reciprocal(scale: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }
 
