@@ -51,6 +51,16 @@ impl Case {
     }
 }
 
+/// What no quantizer wrote.
+pub fn random_bytes(seed: u64, len: usize) -> Vec<u8> {
+    let rng = &mut Rng(seed);
+    let mut bytes = vec![0; len];
+    for piece in bytes.chunks_mut(8) {
+        piece.copy_from_slice(&rng.next().to_le_bytes()[..piece.len()]);
+    }
+    bytes
+}
+
 /// Weights of one kind, or of a different kind in each stretch.
 fn piece(len: usize, rng: &mut Rng) -> Vec<f32> {
     let mut weights = vec![0.0; len];
@@ -192,17 +202,17 @@ const EDGES: [f32; 12] = [
 ];
 
 /// SplitMix64: the same cases on every machine.
-pub struct Rng(pub u64);
+struct Rng(u64);
 
 impl Rng {
-    pub fn next(&mut self) -> u64 {
+    fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         x ^ (x >> 31)
     }
 
-    pub fn below(&mut self, n: u64) -> u64 {
+    fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 

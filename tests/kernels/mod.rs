@@ -6,7 +6,7 @@ mod oracle;
 
 use cases::Case;
 use yi_gguf::DType;
-use yi_quantize::kernels::{Isa, KernelError, quantize_rows};
+use yi_quantize::kernels::{Isa, KernelError, quantize_rows, readable, supported, to_f32};
 
 /// Pieces (see [`Case`]) per type, with and without an importance matrix each.
 const N_PIECES: usize = 100_000;
@@ -22,6 +22,11 @@ macro_rules! test_types {
             #[test]
             fn with_importance_is_ggmls() {
                 super::check(super::DType::$dtype, true);
+            }
+
+            #[test]
+            fn is_read_as_ggml_reads_it() {
+                super::check_reading(super::DType::$dtype);
             }
         }
     )* };
@@ -43,6 +48,13 @@ test_types! {
     q6_k is Q6_K,
     iq4_nl is IQ4_NL,
     iq4_xs is IQ4_XS,
+}
+
+#[test]
+fn every_type_that_is_written_can_be_read() {
+    for &dtype in DType::ALL {
+        assert_eq!(readable(dtype), supported(dtype), "{dtype}");
+    }
 }
 
 fn check(dtype: DType, has_importance: bool) {
@@ -75,6 +87,35 @@ fn check(dtype: DType, has_importance: bool) {
         n_refused > 0 || dtype == DType::F32,
         "{dtype}: no case refused"
     );
+}
+
+/// Of random bytes, most scales are finite; of quantized weights, all are.
+fn check_reading(dtype: DType) {
+    let mut n_pieces = 0;
+    for seed in 0.. {
+        let case = Case::new(seed, dtype, false);
+        let bytes = match seed % 8 {
+            0 => oracle::quantize(dtype, &case),
+            _ => cases::random_bytes(seed, case.n_bytes(dtype)),
+        };
+        let n_weights = case.weights.len();
+        let expected = oracle::to_f32(dtype, &bytes, n_weights);
+        let mut found = vec![0.0; n_weights];
+        to_f32(dtype, &bytes, &mut found);
+        for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            // IEEE 754 does not say which NaN a sum of two is.
+            let is_same =
+                found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
+            assert!(
+                is_same,
+                "{dtype}, case {seed}, weight {i}: {found:e}, not {expected:e}"
+            );
+        }
+        n_pieces += case.n_pieces;
+        if n_pieces >= N_PIECES {
+            break;
+        }
+    }
 }
 
 fn quantize(isa: Isa, dtype: DType, case: &Case) -> Result<Vec<u8>, KernelError> {

@@ -39,6 +39,13 @@ pub fn quantize(dtype: DType, case: &Case) -> Vec<u8> {
 pub fn to_f32(dtype: DType, bytes: &[u8], n_weights: usize) -> Vec<f32> {
     assert_eq!(dtype.row_bytes(n_weights as u64), Some(bytes.len() as u64));
     let mut weights = vec![0.0f32; n_weights];
+    if dtype == DType::F32 {
+        // The one type that ggml has no function for.
+        for (x, bytes) in weights.iter_mut().zip(bytes.as_chunks().0) {
+            *x = f32::from_le_bytes(*bytes);
+        }
+        return weights;
+    }
     // SAFETY: the id is a ggml type's, so the traits are in a static table; `bytes` are the blocks of n_weights
     // weights, and `weights` has room for those.
     unsafe {

@@ -1,32 +1,54 @@
-//! Checkpoint elements to `f32`. Every source type is a subset of `f32`, so nothing is rounded.
+//! What tensors hold to `f32`, as ggml's `to_float` of each type does it.
 
 use yi_gguf::DType;
 
+use super::block::{Iq4Nl, Iq4Xs, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+use super::dequantize::blocks;
 use super::half::{bf16_to_f32, f16_to_f32};
 
-/// Converts elements of type `dtype`, little-endian, to `f32`, exactly.
+/// Converts what a file holds of type `dtype` to `f32`: exactly, where it is a floating-point type; a block's weights
+/// as ggml rounds them.
 ///
 /// # Panics
-/// If `dtype` is not [`readable`], or `bytes` are not those of `out.len()` elements: the caller cut both from
-/// the same tensor.
+/// If `dtype` is not [`readable`], or `bytes` are not those of `out.len()` weights: the caller cut both from the
+/// same tensor.
 pub fn to_f32(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(
         dtype.row_bytes(out.len() as u64),
         Some(bytes.len() as u64),
-        "{} elements of {dtype}",
+        "{} weights of {dtype}",
         out.len(),
     );
-    match dtype {
-        DType::F32 => convert(bytes, out, f32::from_le_bytes),
-        DType::F16 => convert(bytes, out, |b| f16_to_f32(u16::from_le_bytes(b))),
-        DType::BF16 => convert(bytes, out, |b| bf16_to_f32(u16::from_le_bytes(b))),
-        _ => panic!("{dtype} is not readable"),
-    }
+    reader(dtype).unwrap_or_else(|| panic!("{dtype} is not readable"))(bytes, out);
 }
 
 /// Whether [`to_f32`] knows the type.
 pub fn readable(dtype: DType) -> bool {
-    matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
+    reader(dtype).is_some()
+}
+
+/// Bytes of whole blocks to weights.
+type Reader = fn(&[u8], &mut [f32]);
+
+fn reader(dtype: DType) -> Option<Reader> {
+    Some(match dtype {
+        DType::F32 => |bytes, out| convert(bytes, out, f32::from_le_bytes),
+        DType::F16 => |bytes, out| convert(bytes, out, |b| f16_to_f32(u16::from_le_bytes(b))),
+        DType::BF16 => |bytes, out| convert(bytes, out, |b| bf16_to_f32(u16::from_le_bytes(b))),
+        DType::Q4_0 => blocks::<Q4_0, _, _>,
+        DType::Q4_1 => blocks::<Q4_1, _, _>,
+        DType::Q5_0 => blocks::<Q5_0, _, _>,
+        DType::Q5_1 => blocks::<Q5_1, _, _>,
+        DType::Q8_0 => blocks::<Q8_0, _, _>,
+        DType::Q2_K => blocks::<Q2K, _, _>,
+        DType::Q3_K => blocks::<Q3K, _, _>,
+        DType::Q4_K => blocks::<Q4K, _, _>,
+        DType::Q5_K => blocks::<Q5K, _, _>,
+        DType::Q6_K => blocks::<Q6K, _, _>,
+        DType::IQ4_NL => blocks::<Iq4Nl, _, _>,
+        DType::IQ4_XS => blocks::<Iq4Xs, _, _>,
+        _ => return None,
+    })
 }
 
 #[inline]
@@ -64,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "2 elements of F16")]
+    #[should_panic(expected = "2 weights of F16")]
     fn lengths_must_agree() {
         to_f32(DType::F16, &[0; 3], &mut [0.0; 2]);
     }

@@ -14,7 +14,9 @@ mod avx2;
 mod avx512;
 mod block;
 mod convert;
+mod dequantize;
 mod error;
+mod error_sums;
 mod half;
 mod isa;
 mod lanes;
@@ -22,6 +24,7 @@ mod scalar;
 
 pub use convert::{readable, to_f32};
 pub use error::KernelError;
+pub use error_sums::{ErrorSums, squared_errors};
 pub use isa::Isa;
 
 /// Quantizes whole rows, from finite `f32` weights or not at all.

@@ -93,9 +93,9 @@ fn fit_scale(x: &Weights, importance: &Weights) -> f32 {
     }
     let lowest = f32::from(IQ4_VALUES[0]);
     let sums = |inverse: f32| {
+        let values = map(x, |x| nearest_value(inverse * x));
         let (mut sum_qx, mut sum_q2) = (0.0, 0.0);
-        for (&x, &w) in x.iter().zip(importance) {
-            let q = f32::from(IQ4_VALUES[nearest_value(inverse * x)]);
+        for ((&x, &w), &q) in x.iter().zip(importance).zip(&values) {
             sum_qx += w * q * x;
             sum_q2 += w * q * q;
         }
@@ -120,7 +120,7 @@ fn fit_scale(x: &Weights, importance: &Weights) -> f32 {
 /// The level of each weight at a scale; that of 0 if the scale is 0.
 fn round_to_values(x: &Weights, scale: f32) -> [u8; SIMPLE_LEN] {
     let inverse = reciprocal(scale);
-    map(x, |x| nearest_value(inverse * x) as u8)
+    map(x, |x| nearest_level(inverse * x))
 }
 
 /// `1 / scale`, or 0.
@@ -129,41 +129,80 @@ pub fn reciprocal(scale: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }
 
-/// The index of the value nearest to `x`, of two the larger; of NaN the last (ggml's `best_index_int8`).
-#[inline]
-fn nearest_value(x: f32) -> usize {
-    if x <= f32::from(IQ4_VALUES[0]) {
-        return 0;
+/// Midway between each two values, and how far they are apart.
+pub const MIDDLES: [(f32, f32); 15] = {
+    let mut middles = [(0.0, 0.0); 15];
+    let mut i = 0;
+    while i < 15 {
+        let (low, high) = (IQ4_VALUES[i] as f32, IQ4_VALUES[i + 1] as f32);
+        middles[i] = ((low + high) / 2.0, high - low);
+        i += 1;
     }
-    let n_larger = IQ4_VALUES
+    middles
+};
+
+/// The level of the value nearest to `x`, of two the larger; of NaN the last (ggml's `best_index_int8`, which
+/// compares the distances to both neighbours: next to a middle these are exact).
+#[inline(always)]
+fn nearest_level(x: f32) -> u8 {
+    let n_above = MIDDLES
         .iter()
-        .filter(|&&value| x < f32::from(value))
-        .count();
-    let above = IQ4_VALUES.len() - n_larger;
-    if above == IQ4_VALUES.len() {
-        return above - 1;
-    }
-    let (below, above) = (above - 1, above);
-    let (low, high) = (f32::from(IQ4_VALUES[below]), f32::from(IQ4_VALUES[above]));
-    if x - low < high - x { below } else { above }
+        .map(|(middle, _)| u8::from(x < *middle))
+        .sum::<u8>();
+    MIDDLES.len() as u8 - n_above
+}
+
+/// The value of [`nearest_level`], without a look into a table.
+#[inline(always)]
+fn nearest_value(x: f32) -> f32 {
+    let below = |(middle, step): &(f32, f32)| if x < *middle { *step } else { 0.0 };
+    f32::from(IQ4_VALUES[15]) - MIDDLES.iter().map(below).sum::<f32>()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_nearest_value_is_found_at_every_midpoint_and_beside_it() {
-        for (i, pair) in IQ4_VALUES.windows(2).enumerate() {
-            let middle = (f32::from(pair[0]) + f32::from(pair[1])) / 2.0;
-            assert_eq!(nearest_value(middle.next_down()), i);
-            assert_eq!(nearest_value(middle), i + 1);
-            assert_eq!(nearest_value(f32::from(pair[0])), i);
+    /// ggml's `best_index_int8`.
+    fn best_index(x: f32) -> usize {
+        let value = |i: usize| f32::from(IQ4_VALUES[i]);
+        if x <= value(0) {
+            return 0;
         }
-        assert_eq!(nearest_value(f32::NEG_INFINITY), 0);
-        assert_eq!(nearest_value(113.0), 15);
-        assert_eq!(nearest_value(f32::INFINITY), 15);
-        assert_eq!(nearest_value(f32::NAN), 15);
-        assert_eq!(nearest_value(-0.0), 8);
+        if x >= value(15) {
+            return 15;
+        }
+        let (mut low, mut high) = (0, 15);
+        while high - low > 1 {
+            let middle = (low + high) / 2;
+            if x < value(middle) {
+                high = middle;
+            } else {
+                low = middle;
+            }
+        }
+        if x - value(high - 1) < value(high) - x {
+            high - 1
+        } else {
+            high
+        }
+    }
+
+    #[test]
+    fn the_nearest_value_is_ggmls() {
+        let mut xs = vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e-45];
+        for eighth in -8 * 130..8 * 130 {
+            let mut x = eighth as f32 / 8.0;
+            xs.push(x.next_down());
+            for _ in 0..4 {
+                xs.push(x);
+                x = x.next_up();
+            }
+        }
+        for x in xs {
+            let expected = best_index(x);
+            assert_eq!(usize::from(nearest_level(x)), expected, "{x:e}");
+            assert_eq!(nearest_value(x), f32::from(IQ4_VALUES[expected]), "{x:e}");
+        }
     }
 }
