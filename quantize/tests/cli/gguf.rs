@@ -55,7 +55,7 @@ fn a_gguf_model_gives_the_tensors_that_its_checkpoint_gives() {
     let keys = |path: &Path| -> Vec<String> {
         let (gguf, _) = Gguf::open(path).unwrap();
         let keys = gguf.metadata().iter().map(|(key, _)| key.to_owned());
-        keys.filter(|key| !key.starts_with("quantize.")).collect()
+        keys.filter(|key| !key.contains("quantize.")).collect()
     };
     let mut expected = keys(&full);
     expected.retain(|key| !key.ends_with("file_type") && !key.ends_with("quantization_version"));
