@@ -7,5 +7,4 @@ pub mod cli;
 pub mod engine;
 pub mod error;
 pub mod llama;
-pub mod memory;
 pub mod model;

@@ -12,7 +12,7 @@ use crate::engine::template::ChatTemplate;
 use crate::engine::tokenize::Tokenizer;
 use crate::error::Error;
 use crate::llama::{self, Context, ContextParams, LoadParams, Model, Progress, Source, TokenId};
-use crate::memory;
+use yi_quantize::memory;
 
 /// The default context: enough for a conversation, and small enough for any machine that holds the model.
 pub const DEFAULT_N_CTX: u32 = 4096;

@@ -8,7 +8,7 @@ use crate::arch::NamedTensor;
 use crate::kernels;
 use crate::mixture::{self, Category, Mixture};
 use crate::model_facts::ModelFacts;
-use crate::request::{KvOverride, Request, RequestError, compile, nearest};
+use crate::request::{KvOverride, NamedType, Request, RequestError, compile, nearest};
 
 /// Chooses tensor by tensor, in the file's order.
 pub struct Chooser<'a> {
@@ -40,6 +40,17 @@ impl<'a> Chooser<'a> {
             let regex = compile(&tensor_type.regex)?;
             check_match(&tensor_type.regex, &regex, names)?;
             regexes.push(regex);
+        }
+        if let Some(recipe) = &request.recipe {
+            // A name tells a vector only by what it stands for: every matrix is looked up later.
+            let is_matrix = |name: &String| {
+                names.contains(&name.as_str()) && mixture::allows_quantization(name, &MATRIX)
+            };
+            if let Some(tensor) = recipe.keys().find(|name| !is_matrix(name)) {
+                return Err(RequestError::NotInModel {
+                    tensor: tensor.clone(),
+                });
+            }
         }
         Ok(Self {
             request,
@@ -87,6 +98,12 @@ impl<'a> Chooser<'a> {
         if is_left || !mixture::allows_quantization(name, &dims) {
             return Ok(tensor.full_dtype);
         }
+        if let Some(recipe) = &request.recipe {
+            let NamedType(dtype) = *recipe.get(name).ok_or_else(|| RequestError::NotInRecipe {
+                tensor: name.to_owned(),
+            })?;
+            return self.fitting(name, row_len, dtype);
+        }
         let category = Category::of(name);
         let by_hand = self.regexes.iter().position(|regex| regex.is_match(name));
         let asked_for = match category {
@@ -97,14 +114,7 @@ impl<'a> Chooser<'a> {
             _ => None,
         };
         if let Some(dtype) = asked_for {
-            if !row_len.is_multiple_of(dtype.block_len()) {
-                return Err(RequestError::PartialBlock {
-                    tensor: name.to_owned(),
-                    row_len,
-                    dtype,
-                });
-            }
-            return Ok(dtype);
+            return self.fitting(name, row_len, dtype);
         }
         let default = request.file_type.default_dtype();
         if !request.file_type.is_quantized() {
@@ -124,6 +134,18 @@ impl<'a> Chooser<'a> {
                 .get_or_insert_with(|| (name.to_owned(), row_len, wanted, fitting));
         }
         Ok(fitting)
+    }
+
+    /// A type that the user named for this very tensor.
+    fn fitting(&self, name: &str, row_len: u64, dtype: DType) -> Result<DType, RequestError> {
+        if !row_len.is_multiple_of(dtype.block_len()) {
+            return Err(RequestError::PartialBlock {
+                tensor: name.to_owned(),
+                row_len,
+                dtype,
+            });
+        }
+        Ok(dtype)
     }
 
     /// What the user should know of the choices so far.
@@ -147,10 +169,11 @@ fn is_per_layer(name: &str) -> bool {
     name == "per_layer_token_embd.weight"
 }
 
+/// Whether a tensor is a matrix does not show in its name, but every vector's tells what it is.
+const MATRIX: [u64; 2] = [2, 2];
+
 /// Refuses an expression that will have no effect.
 fn check_match(text: &str, regex: &Regex, names: &[&str]) -> Result<(), RequestError> {
-    // Whether a tensor is a matrix does not show in its name, but every vector's tells what it is.
-    const MATRIX: [u64; 2] = [2, 2];
     let mut matching = names.iter().filter(|name| regex.is_match(name));
     let Some(first) = matching.next() else {
         return Err(RequestError::NoMatch {

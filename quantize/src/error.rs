@@ -9,6 +9,7 @@ use crate::checkpoint::{ConfigError, FileError, ShardError};
 use crate::imatrix::ImatrixError;
 use crate::kernels::KernelError;
 use crate::output::{self, OutputError};
+use crate::recipe::RecipeError;
 use crate::request::RequestError;
 use crate::tokenizer::TokenizerError;
 
@@ -43,6 +44,8 @@ pub enum Error {
     },
     #[error(transparent)]
     Request(#[from] RequestError),
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
     #[error(transparent)]
     Imatrix(#[from] ImatrixError),
     /// NaN, infinity or an overflow among the weights; rows and columns are the checkpoint's.
@@ -98,6 +101,7 @@ impl Error {
                 _ => e.hint(),
             },
             Self::Request(e) => e.hint(),
+            Self::Recipe(e) => e.hint(),
             Self::Imatrix(e) => e.hint(),
             Self::Weight { source, .. } => source.hint(),
             Self::Output(e) => e.hint(),
@@ -161,7 +165,14 @@ impl Error {
             Self::Request(
                 RequestError::UnsupportedModel { .. } | RequestError::Unreadable { .. },
             ) => exit_code::UNSUPPORTED,
-            Self::Request(_) => exit_code::USAGE,
+            Self::Request(_)
+            | Self::Recipe(RecipeError::TooSmall { .. } | RecipeError::UnknownMemory) => {
+                exit_code::USAGE
+            }
+            Self::Recipe(RecipeError::NoMemory { .. }) => exit_code::MEMORY,
+            Self::Recipe(RecipeError::Save { .. } | RecipeError::File(FileError::Io { .. })) => {
+                exit_code::IO
+            }
             Self::GgufInput(e)
                 if matches!(
                     e.cause(),

@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 
 use crate::input::Input;
 use crate::plan::Plan;
+use crate::recipe::Prediction;
 
 /// The plan as a table: a line per tensor, then totals.
-pub fn plan_table(plan: &Plan) -> String {
+pub fn plan_table(plan: &Plan, prediction: Option<&Prediction>) -> String {
     let mut table = format!(
         "{:<28} {:>6} {:>15} {:>6} {:>16}\n",
         "tensor", "source", "shape", "target", "bytes"
@@ -44,11 +45,14 @@ pub fn plan_table(plan: &Plan) -> String {
         plan.file_bytes(),
         BinaryBytes(plan.file_bytes()),
     );
+    if let Some(prediction) = prediction {
+        let _ = write!(table, "\n{}", prediction.describe(plan));
+    }
     table
 }
 
 /// The plan as JSON.
-pub fn plan_json(plan: &Plan) -> Value {
+pub fn plan_json(plan: &Plan, prediction: Option<&Prediction>) -> Value {
     let tensors: Vec<Value> = plan
         .tensors
         .iter()
@@ -66,12 +70,16 @@ pub fn plan_json(plan: &Plan) -> Value {
             })
         })
         .collect();
-    json!({
+    let mut json = json!({
         "request": plan.request,
         "tensors": tensors,
         "warnings": plan.warnings,
         "totals": totals(plan),
-    })
+    });
+    if let Some(prediction) = prediction {
+        json["prediction"] = prediction.json();
+    }
+    json
 }
 
 fn totals(plan: &Plan) -> Value {

@@ -7,6 +7,7 @@ use clap::Parser;
 use crate::error::Error;
 use crate::file_type::FileType;
 use crate::kernels::Isa;
+use crate::recipe::{Budget, Recipe};
 use crate::request::{self, Request, Split};
 
 /// More than any machine can use; far more would only bring the system to its limits.
@@ -21,9 +22,14 @@ pub struct Args {
     pub(super) input: PathBuf,
     /// File to write; it appears whole or not at all
     pub(super) output: PathBuf,
-    /// Type of the weights
-    #[arg(value_name = "TYPE", ignore_case = true)]
-    pub(super) file_type: FileType,
+    /// Type of the weights; not with a size or a recipe, which say it for each matrix
+    #[arg(
+        value_name = "TYPE",
+        ignore_case = true,
+        required_unless_present_any = BY_MATRIX,
+        conflicts_with_all = BY_MATRIX,
+    )]
+    file_type: Option<FileType>,
     /// Threads to quantize with [default: the cores this process may use]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS))]
     pub(super) threads: Option<u16>,
@@ -43,7 +49,46 @@ pub struct Args {
     #[arg(long)]
     pub(super) json: bool,
     #[command(flatten)]
+    sizing: Sizing,
+    #[command(flatten)]
     choices: Choices,
+}
+
+/// What gives each matrix a type of its own.
+const BY_MATRIX: [&str; 3] = ["target_size", "fit_ram", "recipe"];
+
+/// What such a type leaves no room for.
+const TYPE_CHOICES: [&str; 6] = [
+    "tensor_type",
+    "tensor_type_file",
+    "output_tensor_type",
+    "token_embedding_type",
+    "leave_output_tensor",
+    "pure",
+];
+
+/// A type for each matrix, chosen by its measured error.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Sizes")]
+struct Sizing {
+    /// Largest size of the output, as in 18GiB, 18G or 7.5GiB: each matrix gets the type that makes the model's
+    /// expected error smallest
+    #[arg(long, value_name = "SIZE", conflicts_with_all = TYPE_CHOICES)]
+    target_size: Option<String>,
+    /// The same for what this machine's memory holds beside the system and a context of 4096 tokens
+    #[arg(long, conflicts_with = "target_size", conflicts_with_all = TYPE_CHOICES)]
+    fit_ram: bool,
+    /// Save the types that were chosen
+    #[arg(long, value_name = "FILE", conflicts_with = "recipe")]
+    save_recipe: Option<PathBuf>,
+    /// The types that were saved
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["target_size", "fit_ram"],
+        conflicts_with_all = TYPE_CHOICES,
+    )]
+    recipe: Option<PathBuf>,
 }
 
 /// What becomes of which tensor.
@@ -93,12 +138,26 @@ impl Args {
             .imatrix
             .iter()
             .chain(&choices.tensor_type_file)
+            .chain(&self.sizing.recipe)
             .cloned()
     }
 
     /// The importance matrix's file.
     pub(super) fn imatrix(&self) -> Option<&PathBuf> {
         self.choices.imatrix.as_ref()
+    }
+
+    /// The size to choose types for.
+    pub(super) fn budget(&self) -> Result<Option<Budget>, Error> {
+        Ok(match &self.sizing.target_size {
+            Some(size) => Some(Budget::Bytes(request::byte_size(size)?)),
+            None => self.sizing.fit_ram.then_some(Budget::Ram),
+        })
+    }
+
+    /// Where to save the types chosen.
+    pub(super) fn save_recipe(&self) -> Option<&PathBuf> {
+        self.sizing.save_recipe.as_ref()
     }
 
     /// What is asked for, checked as far as it can be without the model.
@@ -113,7 +172,7 @@ impl Args {
             tensor_types.extend(request::tensor_types(path)?);
         }
         let overrides = choices.override_kv.iter();
-        Ok(Request {
+        let request = Request {
             pure: choices.pure,
             leave_output_tensor: choices.leave_output_tensor,
             output_tensor_type: dtype(&choices.output_tensor_type)?,
@@ -127,7 +186,12 @@ impl Args {
                 Some(size) => Some(Split::MaxBytes(request::byte_size(size)?)),
                 None => choices.keep_split.then_some(Split::Keep),
             },
-            ..Request::new(self.file_type)
+            // Without a type there is a size or a recipe, which replace it.
+            ..Request::new(self.file_type.unwrap_or(FileType::Q4_K_M))
+        };
+        Ok(match &self.sizing.recipe {
+            Some(path) => Recipe::load(path)?.applied_to(&request),
+            None => request,
         })
     }
 }

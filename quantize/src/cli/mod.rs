@@ -19,13 +19,14 @@ use crate::output::Target;
 use crate::pipeline::Workers;
 use crate::plan::Plan;
 use crate::progress::Display;
+use crate::recipe::Sizing;
 use crate::report::{Summary, plan_json, plan_table};
 use crate::threads;
 
 /// Carries out a parsed command line.
 pub fn run(args: &Args) -> Result<(), Error> {
     let started = Instant::now();
-    let request = args.request()?;
+    let mut request = args.request()?;
     // Where the output cannot be, the checkpoint need not be looked at.
     let target = match args.dry_run {
         true => None,
@@ -39,19 +40,6 @@ pub fn run(args: &Args) -> Result<(), Error> {
     };
     let input = Input::open(&args.input)?;
     let imatrix = args.imatrix().map(|path| Imatrix::open(path)).transpose()?;
-    let plan = Plan::new(&input, &request, imatrix.as_ref())?;
-    for warning in &plan.warnings {
-        warn(warning);
-    }
-    let Some(target) = target else {
-        let text = if args.json {
-            plan_json(&plan).to_string()
-        } else {
-            plan_table(&plan)
-        };
-        return print(&text);
-    };
-
     let cancelled = Arc::new(AtomicBool::new(false));
     // Without a handler the process would still end, but leave its temporary file behind.
     for signal in [SIGINT, SIGTERM] {
@@ -60,13 +48,43 @@ pub fn run(args: &Args) -> Result<(), Error> {
     // With a handler, a file that passes the user's limit (`ulimit -f`) is an error and not the end.
     #[cfg(unix)]
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
-
     let workers = Workers {
         n_threads: args
             .threads
             .map_or_else(threads::default_threads, usize::from),
         isa: args.isa.unwrap_or_else(Isa::detect),
     };
+    let mut prediction = None;
+    if let Some(budget) = args.budget()? {
+        let sizing = Sizing {
+            input: &input,
+            request: &request,
+            imatrix: imatrix.as_ref(),
+        };
+        let (recipe, predicted) = sizing.for_budget(budget, workers, &cancelled)?;
+        if let Some(path) = args.save_recipe() {
+            recipe.save(path)?;
+        }
+        request = recipe.applied_to(&request);
+        prediction = Some(predicted);
+    }
+    let plan = Plan::new(&input, &request, imatrix.as_ref())?;
+    for warning in &plan.warnings {
+        warn(warning);
+    }
+    let Some(target) = target else {
+        let text = if args.json {
+            plan_json(&plan, prediction.as_ref()).to_string()
+        } else {
+            plan_table(&plan, prediction.as_ref())
+        };
+        return print(&text);
+    };
+    if let Some(prediction) = &prediction {
+        // Nobody may be listening.
+        let _ = writeln!(std::io::stderr(), "{}", prediction.describe(&plan));
+    }
+
     // Of several files the first one stands for all, as it does for llama.cpp.
     let output = match plan.parts.len() {
         1 => args.output.clone(),

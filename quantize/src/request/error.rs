@@ -114,7 +114,7 @@ pub enum RequestError {
     },
     /// Not a size.
     #[error(
-        "size `{found}`, expected a whole number above 0 and M, G (powers of 1000), MiB or GiB, as in 2G"
+        "size `{found}`, expected a number above 0 and M, G (powers of 1000), MiB, GiB or B, as in 2G"
     )]
     SizeSyntax {
         /// As given.
@@ -143,6 +143,18 @@ pub enum RequestError {
     /// `--keep-split` for an input that is one file.
     #[error("--keep-split: the input is not split over several GGUF files")]
     NothingToKeep,
+    /// A tensor that the model does not have, or that is never quantized.
+    #[error("the recipe's tensor `{tensor}` is not among the model's matrices")]
+    NotInModel {
+        /// The first such name.
+        tensor: String,
+    },
+    /// A matrix of the model that the recipe does not mention.
+    #[error("the recipe has no type for the model's tensor `{tensor}`")]
+    NotInRecipe {
+        /// The first such name.
+        tensor: String,
+    },
     /// A tensor that has lost precision already.
     #[error(
         "tensor `{tensor}` is quantized already, as {dtype}: quantizing it again loses more than quantizing the original"
@@ -200,6 +212,9 @@ impl RequestError {
             Self::Overridden { source } => return source.hint(),
             Self::SplitTooSmall { .. } => "choose a larger --split-max-size".into(),
             Self::TooManyParts { .. } => "choose a larger --split-max-size".into(),
+            Self::NotInModel { .. } | Self::NotInRecipe { .. } => {
+                "a recipe fits models of one architecture and number of layers".into()
+            }
             Self::Requantize { .. } => {
                 "quantize the F16, BF16 or F32 model, or pass --allow-requantize".into()
             }

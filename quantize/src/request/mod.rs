@@ -4,6 +4,8 @@ mod dtype_name;
 mod error;
 mod parse;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use yi_gguf::{DType, Value};
 
@@ -43,6 +45,9 @@ pub struct Request {
     /// Types by tensor name; the first that matches holds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tensor_types: Vec<TensorType>,
+    /// A recipe: the type of every matrix by its name, and nothing above this holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<BTreeMap<String, NamedType>>,
     /// The importance matrix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imatrix: Option<ImatrixId>,
@@ -56,6 +61,11 @@ pub struct Request {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<Split>,
 }
+
+/// A tensor type, in JSON by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NamedType(#[serde(with = "dtype_name")] pub DType);
 
 /// `--tensor-type REGEX=TYPE`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +143,7 @@ impl Request {
             output_tensor_type: None,
             token_embedding_type: None,
             tensor_types: Vec::new(),
+            recipe: None,
             imatrix: None,
             kv_overrides: Vec::new(),
             allow_requantize: false,

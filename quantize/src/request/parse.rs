@@ -121,18 +121,26 @@ pub fn kv_override(text: &str) -> Result<KvOverride, RequestError> {
 /// # Errors
 /// Another syntax; a size past 64 bits.
 pub fn byte_size(text: &str) -> Result<u64, RequestError> {
-    let n_digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(n_digits);
+    let is_number = |b: &u8| b.is_ascii_digit() || *b == b'.';
+    let (number, unit) = text.split_at(text.bytes().take_while(is_number).count());
     let unit_bytes: Option<u64> = match unit.to_ascii_lowercase().as_str() {
+        "b" => Some(1),
         "m" | "mb" => Some(1_000_000),
         "g" | "gb" => Some(1_000_000_000),
         "mib" => Some(1 << 20),
         "gib" => Some(1 << 30),
         _ => None,
     };
-    unit_bytes
-        .zip(number.parse().ok())
-        .and_then(|(unit, number): (u64, u64)| unit.checked_mul(number))
+    let bytes = match number.parse::<u64>() {
+        Ok(whole) => unit_bytes.and_then(|unit| unit.checked_mul(whole)),
+        // Exact to a byte up to 2^53, and no file is larger.
+        Err(_) => unit_bytes
+            .zip(number.parse::<f64>().ok())
+            .map(|(unit, number)| unit as f64 * number)
+            .filter(|&bytes| bytes < (1u64 << 53) as f64)
+            .map(|bytes| bytes as u64),
+    };
+    bytes
         .filter(|&bytes| bytes > 0)
         .ok_or_else(|| RequestError::SizeSyntax {
             found: text.to_owned(),

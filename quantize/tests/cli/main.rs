@@ -2,6 +2,7 @@
 
 mod choices;
 mod gguf;
+mod recipe;
 #[path = "../util/mod.rs"]
 mod util;
 

@@ -54,14 +54,19 @@ pub fn mask_bytes(n_ctx: u64, n_ubatch: u64) -> u64 {
 /// memory, less where a cgroup sets a limit. `None` where the system does not tell.
 #[must_use]
 pub fn available_bytes() -> Option<u64> {
-    available(Path::new("/"))
+    meminfo(Path::new("/"), "MemAvailable:")
 }
 
-fn available(root: &Path) -> Option<u64> {
+/// Bytes of this machine's memory, less where a cgroup sets a limit. `None` where the system does not
+/// tell.
+#[must_use]
+pub fn total_bytes() -> Option<u64> {
+    meminfo(Path::new("/"), "MemTotal:")
+}
+
+fn meminfo(root: &Path, name: &str) -> Option<u64> {
     let meminfo = fs::read_to_string(root.join("proc/meminfo")).ok()?;
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
     let number = |path: &str| {
         fs::read_to_string(root.join(path))
@@ -116,12 +121,12 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
-        assert_eq!(available(root.path()), None);
+        assert_eq!(meminfo(root.path(), "MemAvailable:"), None);
         write("proc/meminfo", "MemTotal: 9 kB\nMemAvailable:    2048 kB\n");
-        assert_eq!(available(root.path()), Some(2 << 20));
+        assert_eq!(meminfo(root.path(), "MemAvailable:"), Some(2 << 20));
         write("sys/fs/cgroup/memory.max", "max\n");
-        assert_eq!(available(root.path()), Some(2 << 20));
+        assert_eq!(meminfo(root.path(), "MemAvailable:"), Some(2 << 20));
         write("sys/fs/cgroup/memory.max", "1048576\n");
-        assert_eq!(available(root.path()), Some(1 << 20));
+        assert_eq!(meminfo(root.path(), "MemAvailable:"), Some(1 << 20));
     }
 }
