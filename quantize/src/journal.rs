@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::outcome::TensorOutcome;
 use crate::stamp::Stamp;
 
 /// The version of this format.
@@ -52,15 +53,15 @@ pub struct Source {
 }
 
 /// Something that is finished and on the disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Record {
     /// A tensor of the output.
     Tensor {
         /// Its name in the output.
         name: String,
-        /// Of its bytes in the output.
-        sha256: Digest,
+        /// What became of it.
+        outcome: TensorOutcome,
         /// Of its source file from the first byte to this tensor's last.
         source_prefix_sha256: Digest,
     },
@@ -224,9 +225,15 @@ mod tests {
     }
 
     fn record(name: &str) -> Record {
-        Record::Source {
+        let sha256 = Digest::of(name.as_bytes());
+        Record::Tensor {
             name: name.into(),
-            sha256: Digest::of(name.as_bytes()),
+            outcome: TensorOutcome {
+                sha256,
+                sum_sq_error: 0.1 + 0.2,
+                sum_sq: 1e300 / 3.0,
+            },
+            source_prefix_sha256: sha256,
         }
     }
 

@@ -9,7 +9,7 @@ use yi_gguf::{Gguf, Metadata, TensorSpec};
 use crate::digest::{Digest, Hasher};
 use crate::error::Error;
 use crate::input::Input;
-use crate::outcome::Complete;
+use crate::outcome::{Complete, TensorOutcome};
 use crate::plan::Plan;
 use crate::request::Request;
 
@@ -68,10 +68,11 @@ pub fn write_metadata(
 }
 
 /// One digest for all tensors: of a line `NAME TYPE SHA256` for each.
-fn tensors_sha256(plan: &Plan, tensors: &[Digest]) -> Digest {
+fn tensors_sha256(plan: &Plan, outcomes: &[TensorOutcome]) -> Digest {
     let mut hasher = Hasher::default();
-    for (tensor, sha256) in plan.tensors.iter().zip(tensors) {
-        let line = format!("{} {} {sha256}\n", tensor.named.gguf_name, tensor.dtype);
+    for (tensor, outcome) in plan.tensors.iter().zip(outcomes) {
+        let (name, sha256) = (&tensor.named.gguf_name, outcome.sha256);
+        let line = format!("{name} {} {sha256}\n", tensor.dtype);
         hasher.update(line.as_bytes());
     }
     hasher.digest()
@@ -115,7 +116,9 @@ pub fn manifest(plan: &Plan, input: &Input, headers: &[Vec<u8>], complete: &Comp
             output: place.part,
             offset: place.bytes.start,
             n_bytes: tensor.output_bytes(),
-            sha256: complete.tensors[index],
+            sha256: complete.tensors[index].sha256,
+            rms_error: complete.tensors[index].rms_error(tensor.n_params()),
+            relative_error: complete.tensors[index].relative_error(),
         }
     });
     let manifest = Manifest {
@@ -176,4 +179,6 @@ struct Tensor<'a> {
     offset: u64,
     n_bytes: u64,
     sha256: Digest,
+    rms_error: f64,
+    relative_error: f64,
 }

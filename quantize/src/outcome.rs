@@ -2,6 +2,8 @@
 
 use std::sync::mpsc::Receiver;
 
+use serde::{Deserialize, Serialize};
+
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::journal::Record;
@@ -11,20 +13,63 @@ use crate::plan::Plan;
 use crate::resume::Earlier;
 use crate::weights::Weights;
 
-/// Digests of everything that is finished.
+/// What became of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorOutcome {
+    /// Of its bytes in the output.
+    pub sha256: Digest,
+    /// Sum of the squared differences between the weights and what the output holds in their place. 0 for weights
+    /// that it holds exactly.
+    #[serde(with = "bits")]
+    pub sum_sq_error: f64,
+    /// Sum of the squared weights; 0 where no difference was looked for, since there can be none.
+    #[serde(with = "bits")]
+    pub sum_sq: f64,
+}
+
+impl TensorOutcome {
+    /// The root of the mean squared difference of `n_params` weights.
+    pub fn rms_error(&self, n_params: u64) -> f64 {
+        (self.sum_sq_error / n_params as f64).sqrt()
+    }
+
+    /// The difference's norm as a share of the weights'.
+    pub fn relative_error(&self) -> f64 {
+        match self.sum_sq_error {
+            0.0 => 0.0,
+            error => (error / self.sum_sq).sqrt(),
+        }
+    }
+}
+
+/// Numbers as their bits: decimal digits may not read back as the same number.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(x: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(x.to_bits())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        u64::deserialize(deserializer).map(f64::from_bits)
+    }
+}
+
+/// What is finished.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Of the bytes of each tensor in the output, in the plan's order.
-    pub tensors: Vec<Option<Digest>>,
-    /// Of each source file, in the order of [`Weights::files`].
+    /// Each tensor, in the plan's order.
+    pub tensors: Vec<Option<TensorOutcome>>,
+    /// The digest of each source file, in the order of [`Weights::files`].
     pub sources: Vec<Option<Digest>>,
 }
 
-/// Digests of everything.
+/// What everything has become.
 #[derive(Debug)]
 pub struct Complete {
     /// As in [`Outcome`].
-    pub tensors: Vec<Digest>,
+    pub tensors: Vec<TensorOutcome>,
     /// As in [`Outcome`].
     pub sources: Vec<Digest>,
 }
@@ -34,7 +79,7 @@ impl Outcome {
     pub fn new(earlier: &Earlier) -> Self {
         let tensors = earlier.tensors.iter().map(|tensor| {
             let intact = tensor.as_ref().filter(|t| t.is_intact);
-            intact.map(|t| t.sha256)
+            intact.map(|t| t.outcome)
         });
         let sources = earlier.sources.iter();
         Self {
@@ -76,7 +121,7 @@ impl Outcome {
                 .map_err(|source| Error::Write { source })?;
             for finished in batch {
                 match finished {
-                    Finished::Tensor { index, sha256, .. } => self.tensors[index] = Some(sha256),
+                    Finished::Tensor { index, outcome, .. } => self.tensors[index] = Some(outcome),
                     Finished::Source { file, sha256 } => self.sources[file] = Some(sha256),
                 }
             }
@@ -89,11 +134,11 @@ fn record(finished: &Finished, plan: &Plan, weights: &Weights) -> Record {
     match *finished {
         Finished::Tensor {
             index,
-            sha256,
+            outcome,
             source_prefix_sha256,
         } => Record::Tensor {
             name: plan.tensors[index].named.gguf_name.clone(),
-            sha256,
+            outcome,
             source_prefix_sha256,
         },
         Finished::Source { file, sha256 } => Record::Source {

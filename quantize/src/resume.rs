@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use crate::digest::{Digest, Hasher};
 use crate::error::Error;
 use crate::journal::{Journal, Record};
+use crate::outcome::TensorOutcome;
 use crate::output::Output;
 use crate::plan::Plan;
 use crate::weights::Weights;
@@ -28,8 +29,8 @@ pub struct Earlier {
 /// A tensor that the journal calls finished.
 #[derive(Debug, Clone)]
 pub struct EarlierTensor {
-    /// Of its bytes in the output.
-    pub sha256: Digest,
+    /// What it became.
+    pub outcome: TensorOutcome,
     /// Of its source file up to its end, when it was made.
     pub source_prefix_sha256: Digest,
     /// Whether the bytes in the output are still those.
@@ -71,10 +72,10 @@ impl Earlier {
             match record {
                 Record::Tensor {
                     name,
-                    sha256,
+                    outcome,
                     source_prefix_sha256,
                 } => {
-                    tensors.insert(name.as_str(), (*sha256, *source_prefix_sha256));
+                    tensors.insert(name.as_str(), (*outcome, *source_prefix_sha256));
                 }
                 Record::Source { name, sha256 } => {
                     sources.insert(name.as_str(), *sha256);
@@ -84,14 +85,14 @@ impl Earlier {
         }
         let verify_tensor = |index: usize| {
             let name = plan.tensors[index].named.gguf_name.as_str();
-            let Some((sha256, source_prefix_sha256)) = tensors.get(name).copied() else {
+            let Some((outcome, source_prefix_sha256)) = tensors.get(name).copied() else {
                 return Ok(None);
             };
             let found = tensor_sha256(plan, index, output, cancelled)?;
             Ok(Some(EarlierTensor {
-                sha256,
+                outcome,
                 source_prefix_sha256,
-                is_intact: found == Some(sha256),
+                is_intact: found == Some(outcome.sha256),
             }))
         };
         let indices = 0..plan.tensors.len();

@@ -81,6 +81,53 @@ fn the_manifest_covers_every_byte_of_input_and_output() {
 }
 
 #[test]
+fn errors_are_those_of_the_weights_that_are_in_the_file() {
+    let checkpoint = TestCheckpoint::new();
+    let output = checkpoint.write().convert(FileType::Q8_0).unwrap();
+    let manifest = manifest_of(&output);
+    let bytes = std::fs::read(&output).unwrap();
+    let entry = |name: &str| {
+        let tensors = manifest["tensors"].as_array().unwrap();
+        tensors.iter().find(|t| t["name"] == name).unwrap().clone()
+    };
+    let tensor = entry("blk.1.ffn_down.weight");
+    let source = checkpoint
+        .tensors
+        .iter()
+        .find(|t| t.name == "model.layers.1.mlp.down_proj.weight")
+        .unwrap();
+    let (mut error, mut total) = (0.0, 0.0);
+    let start = tensor["offset"].as_u64().unwrap() as usize;
+    // Q8_0: an F16 scale and 32 signed bytes.
+    let blocks = bytes[start..].as_chunks::<34>().0.iter();
+    for (block, weights) in blocks.zip(source.bytes.as_chunks::<64>().0) {
+        let (mantissa, exponent) = (u16::from_le_bytes([block[0], block[1]]), -15 - 10);
+        let scale = f64::from((mantissa & 0x3ff) | 0x400)
+            * 2f64.powi(i32::from(mantissa >> 10 & 0x1f) + exponent);
+        for (q, x) in block[2..].iter().zip(weights.as_chunks::<2>().0) {
+            let x = f64::from(f32::from_bits(u32::from(u16::from_le_bytes(*x)) << 16));
+            // ggml multiplies in single precision.
+            let q = f64::from((scale as f32) * f32::from(*q as i8));
+            error += (x - q) * (x - q);
+            total += x * x;
+        }
+    }
+    let n = (source.bytes.len() / 2) as f64;
+    for (key, expected) in [
+        ("rms_error", (error / n).sqrt()),
+        ("relative_error", (error / total).sqrt()),
+    ] {
+        let found = tensor[key].as_f64().unwrap();
+        assert!(
+            (found / expected - 1.0).abs() < 1e-12,
+            "{key}: {found} {expected}"
+        );
+    }
+    // Norms become F32.
+    assert_eq!(entry("output_norm.weight")["rms_error"], 0.0);
+}
+
+#[test]
 fn the_metadata_says_the_same_in_short() {
     let checkpoint = TestCheckpoint::new();
     let output = checkpoint.write().convert(FileType::Q8_0).unwrap();

@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
+use yi_gguf::DType;
+
 use crate::digest::Digest;
 use crate::error::Error;
-use crate::kernels::{self, Isa, Rows};
+use crate::kernels::{self, ErrorSums, Isa, Rows};
 use crate::plan::{Plan, PlannedTensor};
 use crate::weights::Weights;
 
@@ -20,6 +22,8 @@ pub(super) struct Chunk {
     pub(super) content: Content,
     /// The rows' bytes in the output.
     pub(super) out: Vec<u8>,
+    /// How far each row is from what it was.
+    pub(super) errors: Vec<ErrorSums>,
     /// Why they could not be made.
     pub(super) error: Option<Error>,
     scratch: Vec<f32>,
@@ -60,6 +64,7 @@ impl Chunk {
         let n_cols = tensor.n_cols;
         let source_row_bytes = tensor.source_row_bytes();
         self.out.resize(rows.len() * tensor.row_bytes, 0);
+        self.errors.clear();
         let rows_at_once = (SCRATCH_WEIGHTS / n_cols).max(1);
         let pieces = self.out.chunks_mut(rows_at_once * tensor.row_bytes);
         for (out, first_row) in pieces.zip(rows.clone().step_by(rows_at_once)) {
@@ -87,7 +92,13 @@ impl Chunk {
                     n_cols,
                     importance: tensor.importance,
                 };
-                kernels::quantize_rows(isa, tensor.dtype, rows, out)
+                let result = kernels::quantize_rows(isa, tensor.dtype, rows, out);
+                // Every weight that can be read is an F32 exactly.
+                if result.is_ok() && tensor.dtype != DType::F32 {
+                    let errors = kernels::squared_errors(tensor.dtype, out, rows);
+                    self.errors.extend(errors);
+                }
+                result
             };
             if let Err(e) = result {
                 self.error = Some(Error::Weight {

@@ -20,6 +20,7 @@ use rayon::ThreadPool;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::kernels::Isa;
+use crate::outcome::TensorOutcome;
 use crate::output::Output;
 use crate::plan::{Plan, PlannedTensor};
 use crate::resume::Earlier;
@@ -55,8 +56,8 @@ pub enum Finished {
     Tensor {
         /// Its place in the plan.
         index: usize,
-        /// Of its bytes in the output.
-        sha256: Digest,
+        /// What it is now.
+        outcome: TensorOutcome,
         /// Of its source file from the first byte to the tensor's last.
         source_prefix_sha256: Digest,
     },

@@ -8,6 +8,26 @@ use super::ring::Ring;
 use super::{Failure, Finished, Work};
 use crate::digest::Hasher;
 use crate::error::Error;
+use crate::kernels::ErrorSums;
+use crate::outcome::TensorOutcome;
+
+/// The tensor that is being written. Its rows are added one by one, in order, so that the sums do not depend on how
+/// they were cut into chunks.
+#[derive(Default)]
+struct Current {
+    hasher: Hasher,
+    errors: ErrorSums,
+}
+
+impl Current {
+    fn outcome(&self) -> TensorOutcome {
+        TensorOutcome {
+            sha256: self.hasher.digest(),
+            sum_sq_error: self.errors.sum_sq_error,
+            sum_sq: self.errors.sum_sq,
+        }
+    }
+}
 
 impl Work<'_> {
     /// Writes what the lane's reader reads, turn by turn, until it ends.
@@ -16,7 +36,7 @@ impl Work<'_> {
         ring: &Ring<Box<Chunk>>,
         finished: &Sender<Finished>,
     ) -> Result<(), Failure> {
-        let mut hasher = Hasher::default();
+        let mut current = Current::default();
         for turn in 0.. {
             let Some(mut chunk) = ring.take_ready(turn) else {
                 break;
@@ -27,14 +47,14 @@ impl Work<'_> {
                     rows,
                     source_prefix_sha256,
                 } => {
-                    let written = self.write_rows(&mut chunk, index, rows, &mut hasher);
+                    let written = self.write_rows(&mut chunk, index, rows, &mut current);
                     written.map_err(|error| Failure {
                         file: self.pipeline.plan.tensors[index].named.source.file,
                         error: Box::new(error),
                     })?;
                     source_prefix_sha256.map(|source_prefix_sha256| Finished::Tensor {
                         index,
-                        sha256: std::mem::take(&mut hasher).digest(),
+                        outcome: std::mem::take(&mut current).outcome(),
                         source_prefix_sha256,
                     })
                 }
@@ -58,7 +78,7 @@ impl Work<'_> {
         chunk: &mut Chunk,
         index: usize,
         rows: Range<usize>,
-        hasher: &mut Hasher,
+        current: &mut Current,
     ) -> Result<(), Error> {
         if let Some(error) = chunk.error.take() {
             return Err(error);
@@ -66,7 +86,10 @@ impl Work<'_> {
         let pipeline = self.pipeline;
         let tensor = &pipeline.plan.tensors[index];
         let place = pipeline.plan.place(index);
-        hasher.update(&chunk.out);
+        current.hasher.update(&chunk.out);
+        for row in &chunk.errors {
+            current.errors += *row;
+        }
         let write = |bytes: &[u8], offset: u64| {
             let written = pipeline.output.write_all_at(place.part, bytes, offset);
             written.map_err(|source| Error::Write { source })
