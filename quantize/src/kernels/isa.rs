@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512};
 
@@ -16,6 +18,9 @@ pub enum Isa {
     /// 16 lanes.
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    /// 4 lanes.
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
 }
 
 impl Isa {
@@ -32,6 +37,8 @@ impl Isa {
             available.extend(Avx512::new().map(Self::Avx512));
             available.extend(Avx2::new().map(Self::Avx2));
         }
+        #[cfg(target_arch = "aarch64")]
+        available.extend(Neon::new().map(Self::Neon));
         available.push(Self::Scalar);
         available
     }
@@ -44,6 +51,8 @@ impl Isa {
             Self::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(_) => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(_) => "neon",
         }
     }
 }

@@ -19,7 +19,10 @@ mod error;
 mod error_sums;
 mod half;
 mod isa;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod lanes;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 pub use convert::{readable, to_f32};
@@ -123,6 +126,8 @@ fn row_kernel(isa: Isa, dtype: DType) -> Option<RowKernel> {
         Isa::Avx2(s) => s.kernel(dtype),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512(s) => s.kernel(dtype),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon(s) => s.kernel(dtype),
     };
     if vector.is_some() {
         return vector;

@@ -31,11 +31,20 @@ fn rows(weights: &[f32], n_cols: usize) -> Rows<'_> {
     }
 }
 
+/// As every instruction set of this machine does it.
 fn quantize(dtype: DType, src: &[f32], n_cols: usize) -> Result<Vec<u8>, KernelError> {
     let n_bytes = src.len() / dtype.block_len() as usize * dtype.block_bytes() as usize;
-    let mut dst = vec![0xaa; n_bytes];
-    quantize_rows(Isa::Scalar, dtype, rows(src, n_cols), &mut dst)?;
-    Ok(dst)
+    let on = |isa| {
+        let mut dst = vec![0xaa; n_bytes];
+        quantize_rows(isa, dtype, rows(src, n_cols), &mut dst).map(|()| dst)
+    };
+    let scalar = on(Isa::Scalar);
+    // As text, since an error with a NaN in it equals none.
+    let expected = scalar.clone().map_err(|e| e.to_string());
+    for isa in Isa::available() {
+        assert_eq!(on(isa).map_err(|e| e.to_string()), expected, "{isa}");
+    }
+    scalar
 }
 
 /// The F16 nearest to `x`, as a file holds it.

@@ -1,0 +1,82 @@
+//! The kernels of each instruction set of this machine against the scalar ones, on random and hostile input. That
+//! those have ggml's bytes is tested in the root package.
+
+#[path = "util/cases.rs"]
+mod cases;
+
+use cases::Case;
+use yi_gguf::DType;
+use yi_quantize::kernels::{Isa, KernelError, quantize_rows};
+
+/// Pieces (see [`Case`]) per type, with and without an importance matrix each.
+const N_PIECES: usize = 100_000;
+
+macro_rules! test_types {
+    ($($name:ident is $dtype:ident,)*) => { $(
+        mod $name {
+            #[test]
+            fn is_the_same_on_every_instruction_set() {
+                super::check(super::DType::$dtype, false);
+            }
+
+            #[test]
+            fn with_importance_is_the_same_on_every_instruction_set() {
+                super::check(super::DType::$dtype, true);
+            }
+        }
+    )* };
+}
+
+test_types! {
+    f32_ is F32,
+    f16 is F16,
+    bf16 is BF16,
+    q4_0 is Q4_0,
+    q4_1 is Q4_1,
+    q5_0 is Q5_0,
+    q5_1 is Q5_1,
+    q8_0 is Q8_0,
+    q2_k is Q2_K,
+    q3_k is Q3_K,
+    q4_k is Q4_K,
+    q5_k is Q5_K,
+    q6_k is Q6_K,
+    iq4_nl is IQ4_NL,
+    iq4_xs is IQ4_XS,
+}
+
+fn check(dtype: DType, has_importance: bool) {
+    let vector_sets: Vec<Isa> = (Isa::available().into_iter())
+        .filter(|&isa| isa != Isa::Scalar)
+        .collect();
+    println!("{dtype}: {vector_sets:?} against scalar");
+    let mut n_pieces = 0;
+    for seed in 0.. {
+        let case = Case::new(seed, dtype, has_importance);
+        let scalar = quantize(Isa::Scalar, dtype, &case);
+        for &isa in &vector_sets {
+            let found = quantize(isa, dtype, &case);
+            assert!(
+                found == scalar,
+                "{dtype}, case {seed}: {isa} differs from scalar"
+            );
+        }
+        n_pieces += case.n_pieces;
+        if n_pieces >= N_PIECES {
+            break;
+        }
+    }
+}
+
+fn quantize(isa: Isa, dtype: DType, case: &Case) -> Result<Vec<u8>, KernelError> {
+    let mut bytes = vec![0xaa; case.n_bytes(dtype)];
+    quantize_rows(isa, dtype, case.rows(), &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Every aarch64 machine has NEON: without it, the tests above would have nothing to compare.
+#[test]
+#[cfg(target_arch = "aarch64")]
+fn aarch64_has_neon() {
+    assert_eq!(Isa::detect().name(), "neon");
+}
