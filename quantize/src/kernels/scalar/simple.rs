@@ -118,10 +118,14 @@ pub fn q5_1_weighted(weights: &Weights, importance: &Weights) -> Option<Q5_1> {
 /// The first weight of largest magnitude, with its sign.
 #[inline]
 fn largest(weights: &Weights) -> f32 {
-    weights.iter().fold(
-        0.0,
-        |max: f32, &x| if max.abs() < x.abs() { x } else { max },
-    )
+    // LLVM 22 for aarch64 takes exponential time where the magnitude is not kept beside the weight.
+    let (mut largest, mut magnitude) = (0.0, 0.0);
+    for &x in weights {
+        if magnitude < x.abs() {
+            (largest, magnitude) = (x, x.abs());
+        }
+    }
+    largest
 }
 
 /// The smallest and the largest weight; of -0 and 0, the first.
