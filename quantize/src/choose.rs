@@ -6,6 +6,7 @@ use yi_gguf::{DType, Metadata, known_keys};
 
 use crate::arch::NamedTensor;
 use crate::kernels;
+use crate::manifest;
 use crate::mixture::{self, Category, Mixture};
 use crate::model_facts::ModelFacts;
 use crate::request::{KvOverride, NamedType, Request, RequestError, compile, nearest};
@@ -213,7 +214,9 @@ pub fn override_metadata(
         .unwrap_or_default()
         .to_owned();
     for (index, KvOverride { key, value }) in overrides.iter().enumerate() {
-        let is_reserved = key == yi_gguf::ALIGNMENT_KEY || key.starts_with("split.");
+        let is_reserved = key == yi_gguf::ALIGNMENT_KEY
+            || key.starts_with("split.")
+            || key.starts_with(manifest::KEY_PREFIX);
         if is_reserved {
             return Err(RequestError::ReservedKey { key: key.clone() }.into());
         }

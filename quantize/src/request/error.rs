@@ -95,7 +95,7 @@ pub enum RequestError {
         nearest: Option<String>,
     },
     /// A key that follows from the rest of the file.
-    #[error("override of `{key}`: it says how the file is laid out, and follows from that")]
+    #[error("override of `{key}`: its value follows from the rest of the file")]
     ReservedKey {
         /// The key.
         key: String,

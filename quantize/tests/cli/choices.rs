@@ -152,8 +152,9 @@ fn overrides_change_the_metadata_and_must_leave_a_model_that_loads() {
             "hint: did you mean `llama.context_length`?",
         ),
         ("somebody.else=int:1", "the model has no such key"),
-        ("general.alignment=int:64", "how the file is laid out"),
-        ("split.count=int:2", "how the file is laid out"),
+        ("general.alignment=int:64", "follows from the rest"),
+        ("yi_quantize.version=str:9", "follows from the rest"),
+        ("split.count=int:2", "follows from the rest"),
         ("llama.block_count=int:3", "the model would not load"),
         ("llama.context_length=str:long", "expected u32"),
         (
