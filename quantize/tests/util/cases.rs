@@ -1,4 +1,5 @@
 //! Weights and importances, ordinary and hostile: the same on every machine.
+#![allow(dead_code)] // the tests of each package use their own part
 
 use yi_gguf::DType;
 use yi_quantize::kernels::Rows;
