@@ -93,16 +93,18 @@ fn check_reading(dtype: DType) {
         };
         let n_weights = case.weights.len();
         let expected = oracle::to_f32(dtype, &bytes, n_weights);
-        let mut found = vec![0.0; n_weights];
-        to_f32(dtype, &bytes, &mut found);
-        for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
-            // IEEE 754 does not say which NaN a sum of two is.
-            let is_same =
-                found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
-            assert!(
-                is_same,
-                "{dtype}, case {seed}, weight {i}: {found:e}, not {expected:e}"
-            );
+        for isa in Isa::available() {
+            let mut found = vec![0.0; n_weights];
+            to_f32(isa, dtype, &bytes, &mut found);
+            for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                // IEEE 754 does not say which NaN a sum of two is.
+                let is_same =
+                    found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
+                assert!(
+                    is_same,
+                    "{dtype}, {isa}, case {seed}, weight {i}: {found:e}, not {expected:e}"
+                );
+            }
         }
         n_pieces += case.n_pieces;
         if n_pieces >= N_PIECES {

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use yi_gguf::DType;
 
 use super::lanes::{self, Simd};
-use super::{OutOfRange, RowKernel, Rows};
+use super::{ErrorSums, Isa, OutOfRange, RowKernel, Rows, convert, error_sums};
 
 /// Proof that this machine has AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +23,21 @@ macro_rules! enabled {
     }};
 }
 
+/// Methods that are functions compiled for these features.
+macro_rules! compiled {
+    ($(fn $name:ident($($arg:ident: $type:ty),*) -> $result:ty = $function:path;)+) => { $(
+        #[doc = concat!("[`", stringify!($function), "`]")]
+        pub(super) fn $name(self, $($arg: $type),*) -> $result {
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+            fn $name($($arg: $type),*) -> $result {
+                $function($($arg),*)
+            }
+            // SAFETY: `self` proves that the CPU has these features.
+            unsafe { $name($($arg),*) }
+        }
+    )+ };
+}
+
 impl Avx512 {
     /// None where the CPU or the system lacks it.
     pub fn new() -> Option<Self> {
@@ -34,6 +49,7 @@ impl Avx512 {
     }
 
     lanes::kernels!(enabled);
+    lanes::scalar_code!(compiled);
 }
 
 /// Methods that are one instruction each.

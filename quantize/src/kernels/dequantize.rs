@@ -1,5 +1,7 @@
 //! Blocks back to weights: what a type's block stands for, as ggml's `dequantize_row_*` computes it.
 
+use std::hint::black_box;
+
 use super::block::{
     Block, IQ4_VALUES, Iq4Nl, Iq4Xs, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0,
     SIMPLE_LEN, SUPER_LEN, unpack_five_bits, unpack_halves, unpack_low_and_fifth_bits,
@@ -15,6 +17,7 @@ pub trait Dequantize<const LEN: usize> {
 }
 
 /// Whole blocks of one type to weights.
+#[inline(always)]
 pub fn blocks<B, const BYTES: usize, const LEN: usize>(bytes: &[u8], out: &mut [f32])
 where
     B: Block<BYTES> + Dequantize<LEN>,
@@ -24,9 +27,17 @@ where
     }
 }
 
+/// A scale that the compiler knows nothing of: else it goes through several blocks at once, with a vector for each place
+/// in them, which it must gather and scatter.
+#[inline(always)]
+fn one_by_one(scale: f32) -> f32 {
+    black_box(scale)
+}
+
 /// `scale * level + offset`
 #[inline(always)]
 fn affine<const N: usize>(levels: &[u8; N], scale: f32, offset: f32, out: &mut [f32; N]) {
+    let scale = one_by_one(scale);
     for (x, &level) in out.iter_mut().zip(levels) {
         *x = scale * f32::from(level) + offset;
     }
@@ -35,6 +46,7 @@ fn affine<const N: usize>(levels: &[u8; N], scale: f32, offset: f32, out: &mut [
 /// `scale * (level - zero)`
 #[inline(always)]
 fn symmetric<const N: usize>(levels: &[u8; N], scale: f32, zero: i8, out: &mut [f32; N]) {
+    let scale = one_by_one(scale);
     for (x, &level) in out.iter_mut().zip(levels) {
         *x = scale * f32::from(level as i8 - zero);
     }
@@ -43,18 +55,21 @@ fn symmetric<const N: usize>(levels: &[u8; N], scale: f32, zero: i8, out: &mut [
 /// `scale * value of level`
 #[inline(always)]
 fn from_values<const N: usize>(levels: &[u8; N], scale: f32, out: &mut [f32; N]) {
+    let scale = one_by_one(scale);
     for (x, &level) in out.iter_mut().zip(levels) {
         *x = scale * f32::from(IQ4_VALUES[usize::from(level & 0x0f)]);
     }
 }
 
 impl Dequantize<SIMPLE_LEN> for Q4_0 {
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32; SIMPLE_LEN]) {
         symmetric(&unpack_halves(&self.qs), f16_to_f32(self.d), 8, out);
     }
 }
 
 impl Dequantize<SIMPLE_LEN> for Q4_1 {
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32; SIMPLE_LEN]) {
         let (d, m) = (f16_to_f32(self.d), f16_to_f32(self.m));
         affine(&unpack_halves(&self.qs), d, m, out);
@@ -62,6 +77,7 @@ impl Dequantize<SIMPLE_LEN> for Q4_1 {
 }
 
 impl Dequantize<SIMPLE_LEN> for Q5_0 {
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32; SIMPLE_LEN]) {
         let levels = unpack_five_bits(&self.qs, self.qh);
         symmetric(&levels, f16_to_f32(self.d), 16, out);
@@ -69,6 +85,7 @@ impl Dequantize<SIMPLE_LEN> for Q5_0 {
 }
 
 impl Dequantize<SIMPLE_LEN> for Q5_1 {
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32; SIMPLE_LEN]) {
         let (d, m) = (f16_to_f32(self.d), f16_to_f32(self.m));
         affine(&unpack_five_bits(&self.qs, self.qh), d, m, out);
@@ -76,6 +93,7 @@ impl Dequantize<SIMPLE_LEN> for Q5_1 {
 }
 
 impl Dequantize<SIMPLE_LEN> for Q8_0 {
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32; SIMPLE_LEN]) {
         let d = f16_to_f32(self.d);
         for (x, &level) in out.iter_mut().zip(&self.qs) {
@@ -85,12 +103,14 @@ impl Dequantize<SIMPLE_LEN> for Q8_0 {
 }
 
 impl Dequantize<SIMPLE_LEN> for Iq4Nl {
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32; SIMPLE_LEN]) {
         from_values(&unpack_halves(&self.qs), f16_to_f32(self.d), out);
     }
 }
 
 impl Dequantize<SUPER_LEN> for Q2K {
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32; SUPER_LEN]) {
         let (d, dmin) = (f16_to_f32(self.d), f16_to_f32(self.dmin));
         let levels = unpack_two_bits(&self.qs);
@@ -102,6 +122,7 @@ impl Dequantize<SUPER_LEN> for Q2K {
 }
 
 impl Dequantize<SUPER_LEN> for Q3K {
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32; SUPER_LEN]) {
         let d = f16_to_f32(self.d);
         let levels = unpack_two_and_third_bits(&self.qs, &self.hmask);
@@ -113,6 +134,7 @@ impl Dequantize<SUPER_LEN> for Q3K {
 }
 
 impl Dequantize<SUPER_LEN> for Q4K {
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32; SUPER_LEN]) {
         affine_sub_blocks(
             self.d,
@@ -125,6 +147,7 @@ impl Dequantize<SUPER_LEN> for Q4K {
 }
 
 impl Dequantize<SUPER_LEN> for Q5K {
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32; SUPER_LEN]) {
         let levels = unpack_low_and_fifth_bits(&self.qs, &self.qh);
         affine_sub_blocks(self.d, self.dmin, &self.scales, &levels, out);
@@ -148,6 +171,7 @@ fn affine_sub_blocks(
 }
 
 impl Dequantize<SUPER_LEN> for Q6K {
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32; SUPER_LEN]) {
         let d = f16_to_f32(self.d);
         let levels = unpack_six_bits(&self.ql, &self.qh);
@@ -158,6 +182,7 @@ impl Dequantize<SUPER_LEN> for Q6K {
 }
 
 impl Dequantize<SUPER_LEN> for Iq4Xs {
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32; SUPER_LEN]) {
         let d = f16_to_f32(self.d);
         let scales = unpack_split_scales(self.scales_h, &self.scales_l);

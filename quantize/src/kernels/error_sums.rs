@@ -5,7 +5,7 @@ use std::ops::{Add, AddAssign};
 
 use yi_gguf::DType;
 
-use super::{Rows, to_f32};
+use super::{Isa, Rows, to_f32};
 
 /// Sums over weights `x` that a file holds as `q`, from which relative and root-mean-square errors follow.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -54,6 +54,7 @@ impl Sum for ErrorSums {
 /// If `dtype` is not [`readable`](super::readable), or the lengths disagree: the caller has just quantized
 /// these rows.
 pub fn squared_errors<'a>(
+    isa: Isa,
     dtype: DType,
     bytes: &'a [u8],
     rows: Rows<'a>,
@@ -81,74 +82,100 @@ pub fn squared_errors<'a>(
         .weights
         .chunks_exact(rows.n_cols)
         .zip(bytes.chunks_exact(row_bytes));
-    pieces.map(move |(weights, bytes)| match rows.importance {
-        None => {
-            let [error, total] = row_sums(dtype, bytes, weights, weights, |[x, q, _]| {
-                let d = f64::from(x) - f64::from(q);
-                [d * d, f64::from(x) * f64::from(x)]
-            });
-            ErrorSums {
-                sum_sq_error: error,
-                sum_sq: total,
-                weighted_sq_error: error,
-                weighted_sq: total,
-            }
-        }
-        Some(importance) => {
-            let sums = row_sums(dtype, bytes, weights, importance, |[x, q, w]| {
-                let d = f64::from(x) - f64::from(q);
-                let (error, total) = (d * d, f64::from(x) * f64::from(x));
-                [error, total, f64::from(w) * error, f64::from(w) * total]
-            });
-            ErrorSums {
-                sum_sq_error: sums[0],
-                sum_sq: sums[1],
-                weighted_sq_error: sums[2],
-                weighted_sq: sums[3],
-            }
-        }
-    })
+    pieces.map(move |(weights, bytes)| isa.row_errors(isa, dtype, bytes, weights, rows.importance))
 }
 
-/// Partial sums of a row: weight `i` goes to sum `i % LANES`, so that the order of additions is the same in every
-/// instruction set.
-const LANES: usize = 8;
-/// Weights read at a time: a whole number of blocks of every readable type, and of lanes.
-const PIECE: usize = 256;
-
-/// `N` sums over a row of `terms` of weight, weight as the file holds it, and importance.
+/// The sums of a row.
 #[inline(always)]
-fn row_sums<const N: usize>(
+pub(super) fn row_errors(
+    isa: Isa,
     dtype: DType,
     bytes: &[u8],
     weights: &[f32],
-    importance: &[f32],
-    terms: impl Fn([f32; 3]) -> [f64; N],
-) -> [f64; N] {
+    importance: Option<&[f32]>,
+) -> ErrorSums {
     let piece_bytes = PIECE / dtype.block_len() as usize * dtype.block_bytes() as usize;
-    let mut sums = [[0.0; LANES]; N];
-    let mut add = |x: &[f32; LANES], q: &[f32; LANES], w: &[f32; LANES]| {
-        for lane in 0..LANES {
-            let terms = terms([x[lane], q[lane], w[lane]]);
-            for (sums, term) in sums.iter_mut().zip(terms) {
-                sums[lane] += term;
-            }
-        }
-    };
+    let mut lanes = Lanes::default();
     let mut read = [0.0; PIECE];
-    let pieces = weights.chunks(PIECE).zip(importance.chunks(PIECE));
+    let columns = importance.unwrap_or(weights);
+    let pieces = weights.chunks(PIECE).zip(columns.chunks(PIECE));
     for ((x, w), bytes) in pieces.zip(bytes.chunks(piece_bytes)) {
         let q = &mut read[..x.len()];
-        to_f32(dtype, bytes, q);
-        let ((x, last_x), (q, last_q), (w, last_w)) = (x.as_chunks(), q.as_chunks(), w.as_chunks());
-        for ((x, q), w) in x.iter().zip(q).zip(w) {
-            add(x, q, w);
-        }
-        if !last_x.is_empty() {
-            add(&padded(last_x), &padded(last_q), &padded(last_w));
+        to_f32(isa, dtype, bytes, q);
+        if importance.is_some() {
+            lanes.add::<true>(x, q, w);
+        } else {
+            lanes.add::<false>(x, q, w);
         }
     }
-    sums.map(|lanes| lanes.iter().sum())
+    lanes.sum(importance.is_some())
+}
+
+/// Partial sums of a row, so that the order of additions is the same in every instruction set: weight `i` goes to sum
+/// `i % LANES`.
+const LANES: usize = 16;
+/// Weights read at a time: a whole number of blocks of every readable type, and of lanes.
+const PIECE: usize = 256;
+
+/// The sums of [`ErrorSums`], in lanes.
+#[derive(Default)]
+struct Lanes {
+    error: [f64; LANES],
+    total: [f64; LANES],
+    weighted_error: [f64; LANES],
+    weighted_total: [f64; LANES],
+}
+
+impl Lanes {
+    /// Adds weights, as they are and as read, and their importances, which count only if `WEIGHTED`.
+    #[inline(always)]
+    fn add<const WEIGHTED: bool>(&mut self, x: &[f32], q: &[f32], w: &[f32]) {
+        let ((x, last_x), (q, last_q), (w, last_w)) = (x.as_chunks(), q.as_chunks(), w.as_chunks());
+        for ((x, q), w) in x.iter().zip(q).zip(w) {
+            self.add_lanes::<WEIGHTED>(x, q, w);
+        }
+        if !last_x.is_empty() {
+            self.add_lanes::<WEIGHTED>(&padded(last_x), &padded(last_q), &padded(last_w));
+        }
+    }
+
+    #[inline(always)]
+    fn add_lanes<const WEIGHTED: bool>(
+        &mut self,
+        x: &[f32; LANES],
+        q: &[f32; LANES],
+        w: &[f32; LANES],
+    ) {
+        for i in 0..LANES {
+            let (x, q) = (f64::from(x[i]), f64::from(q[i]));
+            let (error, total) = ((x - q) * (x - q), x * x);
+            self.error[i] += error;
+            self.total[i] += total;
+            if WEIGHTED {
+                self.weighted_error[i] += f64::from(w[i]) * error;
+                self.weighted_total[i] += f64::from(w[i]) * total;
+            }
+        }
+    }
+
+    fn sum(&self, has_importance: bool) -> ErrorSums {
+        let sum = |lanes: &[f64; LANES]| lanes.iter().sum();
+        let (error, total) = (sum(&self.error), sum(&self.total));
+        ErrorSums {
+            sum_sq_error: error,
+            sum_sq: total,
+            weighted_sq_error: if has_importance {
+                sum(&self.weighted_error)
+            } else {
+                error
+            },
+            weighted_sq: if has_importance {
+                sum(&self.weighted_total)
+            } else {
+                total
+            },
+        }
+    }
 }
 
 /// Zeros add nothing.
@@ -160,7 +187,7 @@ fn padded(x: &[f32]) -> [f32; LANES] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Isa, quantize_rows};
+    use super::super::quantize_rows;
     use super::*;
 
     fn rows<'a>(weights: &'a [f32], n_cols: usize, importance: Option<&'a [f32]>) -> Rows<'a> {
@@ -178,7 +205,7 @@ mod tests {
             .iter()
             .flat_map(|x| x.to_le_bytes())
             .collect();
-        let plain = squared_errors(DType::F32, &bytes, rows(&weights, 3, None));
+        let plain = squared_errors(Isa::Scalar, DType::F32, &bytes, rows(&weights, 3, None));
         assert_eq!(
             plain.collect::<Vec<_>>(),
             [ErrorSums {
@@ -189,7 +216,7 @@ mod tests {
             }]
         );
         let weighted = rows(&weights, 1, Some(&[2.0]));
-        let sums: Vec<f64> = squared_errors(DType::F32, &bytes, weighted)
+        let sums: Vec<f64> = squared_errors(Isa::Scalar, DType::F32, &bytes, weighted)
             .map(|row| row.weighted_sq_error)
             .collect();
         assert_eq!(sums, [0.0, 0.5, 8.0]);
@@ -212,7 +239,7 @@ mod tests {
             let n_bytes = 4 * dtype.row_bytes(n_cols as u64).unwrap() as usize;
             let (mut bytes, mut read) = (vec![0; n_bytes], vec![0.0; weights.len()]);
             quantize_rows(Isa::Scalar, dtype, rows, &mut bytes).unwrap();
-            to_f32(dtype, &bytes, &mut read);
+            to_f32(Isa::Scalar, dtype, &bytes, &mut read);
             let sum = |term: fn(f64, f64, f64) -> f64| -> f64 {
                 let columns = importance.iter().cycle();
                 let terms = weights.iter().zip(&read).zip(columns);
@@ -220,7 +247,11 @@ mod tests {
                     .map(|((&x, &q), &w)| term(x.into(), q.into(), w.into()))
                     .sum()
             };
-            let found: ErrorSums = squared_errors(dtype, &bytes, rows).sum();
+            let found: ErrorSums = squared_errors(Isa::Scalar, dtype, &bytes, rows).sum();
+            for isa in Isa::available() {
+                let same: ErrorSums = squared_errors(isa, dtype, &bytes, rows).sum();
+                assert_eq!(same, found, "{isa} {dtype}");
+            }
             for (found, expected) in [
                 (found.sum_sq_error, sum(|x, q, _| (x - q) * (x - q))),
                 (found.sum_sq, sum(|x, _, _| x * x)),
@@ -253,11 +284,13 @@ mod tests {
         )
         .unwrap();
         let together: Vec<ErrorSums> =
-            squared_errors(DType::Q8_0, &bytes, rows(&weights, 96, None)).collect();
+            squared_errors(Isa::Scalar, DType::Q8_0, &bytes, rows(&weights, 96, None)).collect();
         let one_by_one: Vec<ErrorSums> = weights
             .chunks(96)
             .zip(bytes.chunks(3 * 34))
-            .flat_map(|(row, bytes)| squared_errors(DType::Q8_0, bytes, rows(row, 96, None)))
+            .flat_map(|(row, bytes)| {
+                squared_errors(Isa::Scalar, DType::Q8_0, bytes, rows(row, 96, None))
+            })
             .collect();
         assert_eq!(together, one_by_one);
     }
@@ -265,6 +298,12 @@ mod tests {
     #[test]
     #[should_panic(expected = "2 rows of 34 bytes")]
     fn lengths_must_agree() {
-        squared_errors(DType::Q8_0, &[0; 34], rows(&[0.0; 64], 32, None)).for_each(drop);
+        squared_errors(
+            Isa::Scalar,
+            DType::Q8_0,
+            &[0; 34],
+            rows(&[0.0; 64], 32, None),
+        )
+        .for_each(drop);
     }
 }

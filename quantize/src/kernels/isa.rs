@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+use yi_gguf::DType;
+
 #[cfg(target_arch = "aarch64")]
 use super::neon::Neon;
+use super::{ErrorSums, convert, error_sums, lanes};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512};
 
@@ -55,6 +58,29 @@ impl Isa {
             Self::Neon(_) => "neon",
         }
     }
+}
+
+/// Methods that run code of all instruction sets, compiled for this one.
+macro_rules! compiled {
+    ($(fn $name:ident($($arg:ident: $type:ty),*) -> $result:ty = $function:path;)+) => { $(
+        #[doc = concat!("[`", stringify!($function), "`]")]
+        pub(super) fn $name(self, $($arg: $type),*) -> $result {
+            match self {
+                Self::Scalar => $function($($arg),*),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx2(s) => s.$name($($arg),*),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx512(s) => s.$name($($arg),*),
+                // Every aarch64 CPU has NEON, and so all code is compiled for it.
+                #[cfg(target_arch = "aarch64")]
+                Self::Neon(_) => $function($($arg),*),
+            }
+        }
+    )+ };
+}
+
+impl Isa {
+    lanes::scalar_code!(compiled);
 }
 
 impl PartialEq for Isa {

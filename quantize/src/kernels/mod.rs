@@ -19,7 +19,11 @@ mod error;
 mod error_sums;
 mod half;
 mod isa;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+// Elsewhere nothing uses it.
+#[cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    allow(dead_code, unused_imports)
+)]
 mod lanes;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -70,16 +74,34 @@ pub fn quantize_rows(
             found: dst.len(),
         });
     }
-    check_finite(src, n_cols)?;
-    kernel(&rows, dst).map_err(|OutOfRange { block }| shape.out_of_range(dtype, &rows, block))
+    // What was checked is still in the core's cache when it is quantized.
+    let rows_at_once = (CHECKED_AT_ONCE / n_cols).max(1);
+    let weights_at_once = rows_at_once * n_cols;
+    let blocks_at_once = weights_at_once / shape.block_len;
+    let bytes_at_once = blocks_at_once * shape.block_bytes;
+    let pieces = src
+        .chunks(weights_at_once)
+        .zip(dst.chunks_mut(bytes_at_once));
+    for (piece, (weights, bytes)) in pieces.enumerate() {
+        check_finite(isa, weights, n_cols)
+            .map_err(|e| e.map_row(|row| piece * rows_at_once + row))?;
+        if let Err(OutOfRange { block }) = kernel(&Rows { weights, ..rows }, bytes) {
+            check_finite(isa, src, n_cols)?;
+            return Err(shape.out_of_range(dtype, &rows, piece * blocks_at_once + block));
+        }
+    }
+    Ok(())
 }
+
+/// Weights that a core's second cache holds, with what they become.
+const CHECKED_AT_ONCE: usize = 32 << 10;
 
 /// Refuses the first weight that is NaN or infinite, in rows of `n_cols`.
 ///
 /// # Errors
 /// [`KernelError::NotFinite`].
-pub fn check_finite(weights: &[f32], n_cols: usize) -> Result<(), KernelError> {
-    match first_not_finite(weights) {
+pub fn check_finite(isa: Isa, weights: &[f32], n_cols: usize) -> Result<(), KernelError> {
+    match isa.first_not_finite(weights) {
         None => Ok(()),
         Some(index) => Err(KernelError::NotFinite {
             row: index / n_cols,
@@ -155,6 +177,7 @@ fn row_kernel(isa: Isa, dtype: DType) -> Option<RowKernel> {
 /// Sizes that [`quantize_rows`] checked.
 struct Shape {
     block_len: usize,
+    block_bytes: usize,
     n_bytes: usize,
 }
 
@@ -174,7 +197,11 @@ impl Shape {
         // A block takes at most 4 bytes a weight, as `src` does: the product is no more than its
         // size in memory.
         let n_bytes = n_weights / block_len * block_bytes;
-        Ok(Self { block_len, n_bytes })
+        Ok(Self {
+            block_len,
+            block_bytes,
+            n_bytes,
+        })
     }
 
     /// Why a block has no finite representation: for its weights, or for the importances of its columns.
@@ -213,6 +240,7 @@ impl Shape {
 }
 
 /// The index of the first NaN or infinity.
+#[inline(always)]
 fn first_not_finite(weights: &[f32]) -> Option<usize> {
     const EXPONENT: u32 = 0x7f80_0000;
     // Without an early exit inside, the check of a chunk is a few vector instructions.

@@ -174,6 +174,36 @@ fn what_overflows_a_scale_is_an_error_with_its_place() {
     }
 }
 
+/// Long inputs are checked and quantized piece by piece.
+#[test]
+fn errors_far_into_many_rows_have_their_place_and_order() {
+    let mut weights = vec![0.5; 400 * 256];
+    weights[300 * 256 + 7] = f32::MAX;
+    for isa in Isa::available() {
+        for dtype in KINDS.into_iter().filter(|&dtype| dtype != DType::F32) {
+            let quantize = |weights: &[f32]| {
+                let n_bytes = 400 * dtype.row_bytes(256).unwrap() as usize;
+                quantize_rows(isa, dtype, rows(weights, 256), &mut vec![0; n_bytes]).unwrap_err()
+            };
+            let out_of_range = KernelError::OutOfRange {
+                row: 300,
+                col: 7,
+                value: f32::MAX,
+                dtype,
+            };
+            assert_eq!(quantize(&weights), out_of_range);
+            // Wherever it is, what is no number comes first.
+            for (row, col) in [(9, 8), (300, 6), (399, 255)] {
+                let mut weights = weights.clone();
+                weights[row * 256 + col] = f32::INFINITY;
+                let value = f32::INFINITY;
+                let not_finite = KernelError::NotFinite { row, col, value };
+                assert_eq!(quantize(&weights), not_finite, "{isa} {dtype}");
+            }
+        }
+    }
+}
+
 /// Magnitudes of a block's only weight, or of all of them, from far below to far above what a scale
 /// can hold: each type has one threshold, below which it quantizes, and from which on it refuses.
 #[test]
@@ -321,7 +351,7 @@ proptest! {
             let n_weights = bytes.len() / 2;
             prop_assume!(n_weights > 0);
             let mut weights = vec![0.0; n_weights];
-            to_f32(dtype, &bytes, &mut weights);
+            to_f32(Isa::detect(), dtype, &bytes, &mut weights);
             prop_assert_eq!(quantize(dtype, &weights, n_weights).unwrap(), bytes);
         }
     }

@@ -78,14 +78,14 @@ impl Chunk {
             // What cannot be read can be copied.
             if kernels::readable(tensor.named.source_dtype) {
                 for (i, floats) in self.scratch.chunks_exact_mut(n_cols).enumerate() {
-                    kernels::to_f32(tensor.named.source_dtype, source_bytes(i), floats);
+                    kernels::to_f32(isa, tensor.named.source_dtype, source_bytes(i), floats);
                 }
             }
             let result = if tensor.is_copy() {
                 for (i, row) in out.chunks_exact_mut(tensor.row_bytes).enumerate() {
                     row.copy_from_slice(source_bytes(i));
                 }
-                kernels::check_finite(&self.scratch, n_cols)
+                kernels::check_finite(isa, &self.scratch, n_cols)
             } else {
                 let rows = Rows {
                     weights: &self.scratch,
@@ -95,7 +95,7 @@ impl Chunk {
                 let result = kernels::quantize_rows(isa, tensor.dtype, rows, out);
                 // Every weight that can be read is an F32 exactly.
                 if result.is_ok() && tensor.dtype != DType::F32 {
-                    let errors = kernels::squared_errors(tensor.dtype, out, rows);
+                    let errors = kernels::squared_errors(isa, tensor.dtype, out, rows);
                     self.errors.extend(errors);
                 }
                 result

@@ -75,14 +75,14 @@ fn measure_tensor(
     let mut sample = vec![0.0; n_rows * n_cols];
     for (i, floats) in sample.chunks_exact_mut(n_cols).enumerate() {
         let start = row(i) * row_bytes;
-        kernels::to_f32(source_dtype, &source[start..start + row_bytes], floats);
+        kernels::to_f32(isa, source_dtype, &source[start..start + row_bytes], floats);
     }
     weights.release(tensor.named.source, 0..source.len());
     let weight_error = |e: kernels::KernelError| Error::Weight {
         tensor: tensor.named.source.name.clone(),
         source: e.map_row(row),
     };
-    kernels::check_finite(&sample, n_cols).map_err(weight_error)?;
+    kernels::check_finite(isa, &sample, n_cols).map_err(weight_error)?;
 
     let rows = Rows {
         weights: &sample,
@@ -98,7 +98,7 @@ fn measure_tensor(
         bytes.resize(n_rows * n_bytes as usize, 0);
         // Weights that a type cannot hold rule this type out, no more.
         if kernels::quantize_rows(isa, dtype, rows, &mut bytes).is_ok() {
-            let sums: ErrorSums = kernels::squared_errors(dtype, &bytes, rows).sum();
+            let sums: ErrorSums = kernels::squared_errors(isa, dtype, &bytes, rows).sum();
             measured.push(Measured {
                 dtype,
                 relative_error: relative(&sums),

@@ -243,12 +243,19 @@ impl<const N: usize> Field for [u8; N] {
 impl<const N: usize> Field for [i8; N] {
     #[inline(always)]
     fn write(&self, to: &mut [u8]) {
-        self.map(|x| x as u8).write(to);
+        // `array::map` is a call for arrays of this size, and vectors pass through memory.
+        for (byte, &x) in to.iter_mut().zip(self) {
+            *byte = x as u8;
+        }
     }
 
     #[inline(always)]
     fn read(from: &[u8]) -> Self {
-        <[u8; N]>::read(from).map(|x| x as i8)
+        let mut values = [0; N];
+        for (x, &byte) in values.iter_mut().zip(from) {
+            *x = byte as i8;
+        }
+        values
     }
 }
 

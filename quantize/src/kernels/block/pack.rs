@@ -1,17 +1,37 @@
 //! Levels and scales to the bits of a block.
 
-/// Packs 32 levels below 16 into the halves of 16 bytes.
-#[inline]
+/// Packs the low 4 bits of 32 levels into the halves of 16 bytes.
+#[inline(always)]
 pub fn pack_halves(levels: &[u8; 32]) -> [u8; 16] {
-    std::array::from_fn(|j| (levels[j] & 0x0f) | (levels[j + 16] << 4))
+    const LOW_HALVES: u64 = 0x0f0f_0f0f_0f0f_0f0f;
+    let [a, b, c, d] = eights(levels);
+    let mut qs = [0; 16];
+    qs[..8].copy_from_slice(&((a & LOW_HALVES) | (c & LOW_HALVES) << 4).to_le_bytes());
+    qs[8..].copy_from_slice(&((b & LOW_HALVES) | (d & LOW_HALVES) << 4).to_le_bytes());
+    qs
 }
 
 /// The fifth bits of 32 levels, level `j`'s in bit `j`.
-#[inline]
+#[inline(always)]
 pub fn fifth_bits(levels: &[u8; 32]) -> u32 {
-    levels.iter().enumerate().fold(0, |bits, (j, &level)| {
-        bits | (u32::from(level >> 4 & 1) << j)
-    })
+    /// Times bytes that are 0 or 1: the highest byte of the product has byte `j` in its bit `j`.
+    const GATHER: u64 = 0x0102_0408_1020_4080;
+    let mut bits = 0;
+    for (i, levels) in eights(levels).into_iter().enumerate() {
+        let fifths = levels >> 4 & 0x0101_0101_0101_0101;
+        bits |= ((fifths.wrapping_mul(GATHER) >> 56) as u32) << (8 * i);
+    }
+    bits
+}
+
+/// Eight bytes are one integer, the first the lowest.
+#[inline(always)]
+fn eights(bytes: &[u8; 32]) -> [u64; 4] {
+    let mut integers = [0; 4];
+    for (integer, bytes) in integers.iter_mut().zip(bytes.as_chunks().0) {
+        *integer = u64::from_le_bytes(*bytes);
+    }
+    integers
 }
 
 /// Packs the 6-bit scales and minima of 8 sub-blocks (the inverse of ggml's `get_scale_min_k4`).
@@ -141,6 +161,11 @@ mod tests {
         let halves = pack_halves(&levels);
         assert_eq!((halves[0], halves[3], halves[15]), (0x00, 0x33, 0xff));
         assert_eq!(fifth_bits(&levels), 0xffff_0000);
+        for j in 0..32 {
+            let mut levels = [0x0f; 32];
+            levels[j] = 0x10;
+            assert_eq!(fifth_bits(&levels), 1 << j);
+        }
     }
 
     #[test]

@@ -1,18 +1,19 @@
 //! The bits of a block back to levels and scales: the inverse of each function in `pack`.
 
 /// 32 levels below 16.
-#[inline]
+#[inline(always)]
 pub fn unpack_halves(qs: &[u8; 16]) -> [u8; 32] {
     let mut levels = [0; 32];
-    for (j, q) in qs.iter().enumerate() {
-        levels[j] = q & 0x0f;
-        levels[j + 16] = q >> 4;
+    levels[..16].copy_from_slice(qs);
+    levels[16..].copy_from_slice(qs);
+    for (j, level) in levels.iter_mut().enumerate() {
+        *level = if j < 16 { *level & 0x0f } else { *level >> 4 };
     }
     levels
 }
 
 /// 32 levels below 32.
-#[inline]
+#[inline(always)]
 pub fn unpack_five_bits(qs: &[u8; 16], qh: u32) -> [u8; 32] {
     let mut levels = unpack_halves(qs);
     for (j, level) in levels.iter_mut().enumerate() {
@@ -23,7 +24,7 @@ pub fn unpack_five_bits(qs: &[u8; 16], qh: u32) -> [u8; 32] {
 }
 
 /// The low 4 bits of 8 sub-blocks' levels.
-#[inline]
+#[inline(always)]
 pub fn unpack_low_bits(qs: &[u8; 128]) -> [[u8; 32]; 8] {
     let mut levels = [[0; 32]; 8];
     for (pair, qs) in levels
@@ -41,7 +42,7 @@ pub fn unpack_low_bits(qs: &[u8; 128]) -> [[u8; 32]; 8] {
 }
 
 /// 8 sub-blocks' levels below 32.
-#[inline]
+#[inline(always)]
 pub fn unpack_low_and_fifth_bits(qs: &[u8; 128], qh: &[u8; 32]) -> [[u8; 32]; 8] {
     let mut levels = unpack_low_bits(qs);
     for (s, levels) in levels.iter_mut().enumerate() {
@@ -53,7 +54,7 @@ pub fn unpack_low_and_fifth_bits(qs: &[u8; 128], qh: &[u8; 32]) -> [[u8; 32]; 8]
 }
 
 /// 256 levels below 4, in 16 sub-blocks.
-#[inline]
+#[inline(always)]
 pub fn unpack_two_bits(qs: &[u8; 64]) -> [[u8; 16]; 16] {
     let mut levels = [[0; 16]; 16];
     let halves = levels.as_flattened_mut().as_chunks_mut::<128>().0;
@@ -68,7 +69,7 @@ pub fn unpack_two_bits(qs: &[u8; 64]) -> [[u8; 16]; 16] {
 }
 
 /// 256 levels below 8, in 16 sub-blocks.
-#[inline]
+#[inline(always)]
 pub fn unpack_two_and_third_bits(qs: &[u8; 64], hmask: &[u8; 32]) -> [[u8; 16]; 16] {
     let mut levels = unpack_two_bits(qs);
     let rows = levels.as_flattened_mut().as_chunks_mut::<32>().0;
@@ -81,7 +82,7 @@ pub fn unpack_two_and_third_bits(qs: &[u8; 64], hmask: &[u8; 32]) -> [[u8; 16]; 
 }
 
 /// 256 levels below 64, in 16 sub-blocks.
-#[inline]
+#[inline(always)]
 pub fn unpack_six_bits(ql: &[u8; 128], qh: &[u8; 64]) -> [[u8; 16]; 16] {
     let mut levels = [[0; 16]; 16];
     let halves = levels.as_flattened_mut().as_chunks_mut::<128>().0;
@@ -101,7 +102,7 @@ pub fn unpack_six_bits(ql: &[u8; 128], qh: &[u8; 64]) -> [[u8; 16]; 16] {
 }
 
 /// The 6-bit scale and minimum of sub-block `j` of 8 (ggml's `get_scale_min_k4`).
-#[inline]
+#[inline(always)]
 pub fn unpack_scales(packed: &[u8; 12], j: usize) -> (u8, u8) {
     if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)
@@ -114,7 +115,7 @@ pub fn unpack_scales(packed: &[u8; 12], j: usize) -> (u8, u8) {
 }
 
 /// The 6-bit scales of 16 sub-blocks.
-#[inline]
+#[inline(always)]
 pub fn unpack_signed_scales(packed: &[u8; 12]) -> [u8; 16] {
     std::array::from_fn(|j| {
         let low = packed[j % 8] >> (4 * (j / 8)) & 0x0f;
@@ -123,7 +124,7 @@ pub fn unpack_signed_scales(packed: &[u8; 12]) -> [u8; 16] {
 }
 
 /// The 6-bit scales of 8 sub-blocks.
-#[inline]
+#[inline(always)]
 pub fn unpack_split_scales(high: u16, low: &[u8; 4]) -> [u8; 8] {
     std::array::from_fn(|j| {
         let high = (high >> (2 * j) & 3) as u8;

@@ -22,6 +22,7 @@ mod q4_0;
 mod q4_k;
 mod q6_k;
 mod simd;
+mod simple;
 mod symmetric;
 mod twice;
 
@@ -31,6 +32,7 @@ pub use q4_0::{q4_0, q5_0};
 pub use q4_k::{q4_k, q5_k};
 pub use q6_k::q6_k;
 pub use simd::Simd;
+pub use simple::{bf16, f16, q4_1, q5_1, q8_0};
 pub use twice::Twice;
 
 /// Magnitudes up to this one, a little less than 2^22, round in vectors as `nearest_int` rounds.
@@ -43,8 +45,13 @@ macro_rules! kernels {
         /// The kernel for a type, where there is one for vectors.
         pub(super) fn kernel(self, dtype: DType) -> Option<RowKernel> {
             Some(match dtype {
+                DType::F16 => $enabled!(f16),
+                DType::BF16 => $enabled!(bf16),
                 DType::Q4_0 => $enabled!(q4_0),
+                DType::Q4_1 => $enabled!(q4_1),
                 DType::Q5_0 => $enabled!(q5_0),
+                DType::Q5_1 => $enabled!(q5_1),
+                DType::Q8_0 => $enabled!(q8_0),
                 DType::Q3_K => $enabled!(q3_k),
                 DType::Q4_K => $enabled!(q4_k),
                 DType::Q5_K => $enabled!(q5_k),
@@ -57,3 +64,15 @@ macro_rules! kernels {
     };
 }
 pub(super) use kernels;
+
+/// Methods that run code of all instruction sets, compiled for one; `$compiled!` makes them.
+macro_rules! scalar_code {
+    ($compiled:ident) => {
+        $compiled! {
+            fn first_not_finite(weights: &[f32]) -> Option<usize> = super::first_not_finite;
+            fn read(dtype: DType, bytes: &[u8], out: &mut [f32]) -> bool = convert::read;
+            fn row_errors(isa: Isa, dtype: DType, bytes: &[u8], weights: &[f32], importance: Option<&[f32]>) -> ErrorSums = error_sums::row_errors;
+        }
+    };
+}
+pub(super) use scalar_code;

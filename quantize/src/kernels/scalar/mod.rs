@@ -21,38 +21,49 @@ pub fn f32_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
 }
 
 /// F32 to F16 (`ggml_fp32_to_fp16_row`).
+#[inline(always)]
 pub fn f16_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
     half_row(rows.weights, dst, half::f16_from_f32, half::f16_is_finite)
 }
 
 /// F32 to BF16 (`ggml_fp32_to_bf16_row_ref`).
+#[inline(always)]
 pub fn bf16_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
     half_row(rows.weights, dst, half::bf16_from_f32, half::bf16_is_finite)
 }
 
 /// F32 to Q4_0 (`quantize_q4_0`).
+#[inline(always)]
 pub fn q4_0_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
     simple_blocks(rows, dst, simple::q4_0, simple::q4_0_weighted)
 }
 
 /// F32 to Q4_1 (`quantize_q4_1`).
+#[inline(always)]
 pub fn q4_1_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
     simple_blocks(rows, dst, simple::q4_1, simple::q4_1_weighted)
 }
 
 /// F32 to Q5_0 (`quantize_q5_0`).
+#[inline(always)]
 pub fn q5_0_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
     simple_blocks(rows, dst, simple::q5_0, simple::q5_0_weighted)
 }
 
 /// F32 to Q5_1 (`quantize_q5_1`).
+#[inline(always)]
 pub fn q5_1_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
     simple_blocks(rows, dst, simple::q5_1, simple::q5_1_weighted)
 }
 
 /// F32 to Q8_0 (`quantize_q8_0`): an importance matrix makes no difference.
+#[inline(always)]
 pub fn q8_0_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
-    blocks(rows, dst, |weights, _| simple::q8_0(weights))
+    let rows = Rows {
+        importance: None,
+        ..*rows
+    };
+    blocks(&rows, dst, |weights, _| simple::q8_0(weights))
 }
 
 /// F32 to Q2_K (`quantize_q2_K`).
@@ -92,27 +103,29 @@ pub fn iq4_xs_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
 
 /// Blocks of `LEN` weights, with their importances if there are any, to blocks of `BYTES` bytes; `quantize`
 /// gives None where the block's scale or minimum is out of F16's range.
-#[inline]
+#[inline(always)]
 fn blocks<const LEN: usize, const BYTES: usize, B: Block<BYTES>>(
     rows: &Rows,
     dst: &mut [u8],
     quantize: impl Fn(&[f32; LEN], Option<&[f32; LEN]>) -> Option<B>,
 ) -> Result<(), OutOfRange> {
     let (src, dst) = (rows.weights.as_chunks().0, dst.as_chunks_mut().0);
-    let importance = rows.importance.map(|columns| columns.as_chunks().0);
-    let blocks_per_row = rows.n_cols / LEN;
+    let columns = rows.importance.map(|columns| columns.as_chunks().0);
+    let mut columns = columns.map(|columns| columns.iter().cycle());
     for (block, (weights, bytes)) in src.iter().zip(dst).enumerate() {
-        let importance = importance.map(|columns| &columns[block % blocks_per_row]);
-        *bytes = quantize(weights, importance)
-            .ok_or(OutOfRange { block })?
-            .to_bytes();
+        let importance = columns.as_mut().and_then(Iterator::next);
+        // Without `?`: blocks that share memory with an error move in pieces, not in vectors.
+        match quantize(weights, importance) {
+            Some(quantized) => *bytes = quantized.to_bytes(),
+            None => return Err(OutOfRange { block }),
+        }
     }
     Ok(())
 }
 
 /// As [`blocks`], for the types that count an error in a weight by its row's variance as well: with an importance
 /// matrix each block goes to `quantize_weighted`.
-#[inline]
+#[inline(always)]
 fn simple_blocks<const BYTES: usize, B: Block<BYTES>>(
     rows: &Rows,
     dst: &mut [u8],
@@ -147,7 +160,7 @@ fn simple_blocks<const BYTES: usize, B: Block<BYTES>>(
 
 /// Weights to 16-bit floats. The range is checked after each chunk, so that the conversion has no
 /// branch.
-#[inline]
+#[inline(always)]
 fn half_row(
     src: &[f32],
     dst: &mut [u8],
