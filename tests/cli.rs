@@ -70,7 +70,7 @@ fn quantize_is_the_program_yi_quantize() {
     yi(args!["quantize", dir.path(), &output, "Q4_0", "--force"]).fails(3, &["no config.json"]);
     let help = yi(["quantize", "--help"]).ok();
     assert!(
-        help.contains("Usage: yi quantize [OPTIONS] <INPUT> <OUTPUT> <TYPE>"),
+        help.contains("Usage: yi quantize [OPTIONS] <INPUT> <OUTPUT> [TYPE]"),
         "{help}"
     );
 }

@@ -125,10 +125,9 @@ pub(super) fn same_file_in(input: &Path, path: &Path) -> Option<String> {
     entries
         .flatten()
         .filter(|entry| {
-            entry
-                .path()
-                .extension()
-                .is_none_or(|extension| extension != "gguf")
+            let name = entry.file_name();
+            let name = name.as_encoded_bytes();
+            !name.ends_with(b".gguf") && !name.ends_with(b".manifest.json")
         })
         .find(|entry| {
             entry

@@ -209,13 +209,17 @@ mod tests {
         assert_eq!(byte_size("2G").unwrap(), 2_000_000_000);
         assert_eq!(byte_size("2gib").unwrap(), 2 << 30);
         assert_eq!(byte_size("3MiB").unwrap(), 3 << 20);
+        assert_eq!(byte_size("1.5GiB").unwrap(), 3 << 29);
+        assert_eq!(byte_size("77B").unwrap(), 77);
         for wrong in [
             "",
             "5",
             "M",
             "-5M",
             "0G",
-            "1.5G",
+            "0.1B",
+            "1.5.5G",
+            ".",
             "5T",
             "5 G",
             "99999999999G",
