@@ -31,6 +31,14 @@ impl<S: Simd, const N: usize> SubBlocks<S, N> {
             levels: [zero; N],
         }
     }
+
+    /// Multiplies the importances with the root of `variance` plus the squared weight.
+    #[inline(always)]
+    pub fn weigh(&mut self, s: S, variance: S::F) {
+        for (w, &x) in self.importance.iter_mut().zip(&self.x) {
+            *w = s.mul(*w, s.sqrt(s.add(variance, s.mul(x, x))));
+        }
+    }
 }
 
 /// `scale * level - min`, per lane.
@@ -42,6 +50,9 @@ pub struct AffineFit<S: Simd> {
     pub is_constant: S::M,
     /// The sum of the importances.
     pub sum_of_importance: S::F,
+    /// The levels of the search are the weights less `start`, times this, rounded and clamped.
+    pub inverse: S::F,
+    pub start: S::F,
 }
 
 /// How far a lane's levels go before they are clamped.
@@ -118,13 +129,20 @@ fn sums<S: Simd, const N: usize>(
     Sums { l, l2, xl }
 }
 
-/// How often the error's sum is compared with the least one: in weights.
-const CHECK_EVERY: usize = 16;
-
-/// The scalar search of the same name, and the weighted one, without the levels. None where a
-/// lane's levels leave the range in which vectors round as the scalar code does.
+/// What a difference counts: itself, or its square.
 #[inline(always)]
-pub fn fit_affine<S: Simd, const N: usize>(
+fn penalty<S: Simd, const ABSOLUTE: bool>(s: S, difference: S::F) -> S::F {
+    if ABSOLUTE {
+        s.abs(difference)
+    } else {
+        s.mul(difference, difference)
+    }
+}
+
+/// The scalar search of the same name, and the absolute and the weighted one. None where a lane's levels leave the range
+/// in which vectors round as the scalar code does.
+#[inline(always)]
+pub fn fit_affine<S: Simd, const N: usize, const ABSOLUTE: bool>(
     s: S,
     sub_blocks: &mut SubBlocks<S, N>,
     grid: &Grid,
@@ -162,8 +180,10 @@ pub fn fit_affine<S: Simd, const N: usize>(
     for i in 0..N {
         let level = s.clamp(s.round(s.mul(inverse, s.sub(x[i], min))), max_level);
         let d = s.sub(s.add(s.mul(scale, level), min), x[i]);
-        least_error = s.add(least_error, s.mul(importance[i], s.mul(d, d)));
+        let penalty = penalty::<S, ABSOLUTE>(s, d);
+        least_error = s.add(least_error, s.mul(importance[i], penalty));
     }
+    let (mut best_inverse, mut start) = (inverse, min);
 
     'steps: for step in 0..=grid.n_steps {
         let spread = grid.first + grid.step * step as f32 + grid.max_level as f32;
@@ -188,13 +208,13 @@ pub fn fit_affine<S: Simd, const N: usize>(
         // The terms are not negative: a partial sum that has reached the least error stays there.
         let mut error = zero;
         let mut is_better = is_solvable;
-        for start in (0..N).step_by(CHECK_EVERY) {
-            for i in start..start + CHECK_EVERY {
+        for half in 0..2 {
+            for i in half * (N / 2)..(half + 1) * (N / 2) {
                 let d = s.sub(
                     s.add(s.mul(candidate_scale, levels[i]), candidate_min),
                     x[i],
                 );
-                error = s.add(error, s.mul(w[i], s.mul(d, d)));
+                error = s.add(error, s.mul(w[i], penalty::<S, ABSOLUTE>(s, d)));
             }
             is_better = s.and(is_solvable, s.lt(error, least_error));
             if !s.any(is_better) {
@@ -203,6 +223,8 @@ pub fn fit_affine<S: Simd, const N: usize>(
         }
         least_error = s.select(is_better, error, least_error);
         scale = s.select(is_better, candidate_scale, scale);
+        best_inverse = s.select(is_better, inverse, best_inverse);
+        start = s.select(is_better, min, start);
         min = s.select(is_better, candidate_min, min);
         range = s.sub(max, min);
     }
@@ -212,5 +234,7 @@ pub fn fit_affine<S: Simd, const N: usize>(
         min: s.sub(zero, s.select(varies, min, first_min)),
         is_constant: s.and_not(all, varies),
         sum_of_importance: sum_w,
+        inverse: s.select(varies, best_inverse, zero),
+        start: s.select(varies, start, zero),
     })
 }

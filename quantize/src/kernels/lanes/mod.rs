@@ -17,6 +17,7 @@ mod affine;
 mod input;
 mod iq4;
 mod one_by_one;
+mod q2_k;
 mod q3_k;
 mod q4_0;
 mod q4_k;
@@ -27,6 +28,7 @@ mod symmetric;
 mod twice;
 
 pub use iq4::{iq4_nl, iq4_xs};
+pub use q2_k::q2_k;
 pub use q3_k::q3_k;
 pub use q4_0::{q4_0, q5_0};
 pub use q4_k::{q4_k, q5_k};
@@ -52,6 +54,7 @@ macro_rules! kernels {
                 DType::Q5_0 => $enabled!(q5_0),
                 DType::Q5_1 => $enabled!(q5_1),
                 DType::Q8_0 => $enabled!(q8_0),
+                DType::Q2_K => $enabled!(q2_k),
                 DType::Q3_K => $enabled!(q3_k),
                 DType::Q4_K => $enabled!(q4_k),
                 DType::Q5_K => $enabled!(q5_k),

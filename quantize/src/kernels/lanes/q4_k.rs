@@ -114,7 +114,7 @@ fn fit<S: Simd>(
         for (w, &x) in sub_blocks.importance.iter_mut().zip(&sub_blocks.x) {
             *w = s.add(root_mean_square, s.abs(x));
         }
-        fit_affine(s, sub_blocks, &kind.grid)?
+        fit_affine::<_, 32, false>(s, sub_blocks, &kind.grid)?
     } else {
         for (lane, slice) in slices[..S::LANES].iter_mut().enumerate() {
             *slice = &importance[(lane / 8).min(src.len() - 1)]?[lane % 8 * 32..][..32];
@@ -129,7 +129,7 @@ fn fit<S: Simd>(
         for (w, &x) in sub_blocks.importance.iter_mut().zip(&sub_blocks.x) {
             *w = s.mul(*w, s.sqrt(s.add(variance, s.mul(x, x))));
         }
-        fit_affine(s, sub_blocks, &kind.weighted_grid)?
+        fit_affine::<_, 32, false>(s, sub_blocks, &kind.weighted_grid)?
     };
     Some(Fits {
         scales: to_rows(s, fit.scale),
