@@ -140,10 +140,10 @@ fn for_budget(
         .iter()
         .map(|t| t.output_bytes().next_multiple_of(alignment));
     let mut fixed_bytes = plan.file_bytes().saturating_sub(matrix_bytes.sum());
-    // The header names the recipe, so its length depends on it a little: a second look settles it.
+    // The header names the recipe, so its length depends on it a little. What is set aside grows with
+    // each recipe that did not fit, until one does or none is left.
     let mut recipe;
     let mut chosen;
-    let mut attempts = 0;
     loop {
         let smallest: u64 = choices.iter().map(|c| least_bytes(c)).sum();
         chosen = budget_bytes
@@ -158,12 +158,11 @@ fn for_budget(
         let file_type = most_common(types().map(|((t, m), &c)| (m[c].dtype, t.n_params())));
         recipe = Recipe::new(file_type, named);
         let planned = Plan::new(input, &recipe.clone().applied_to(request), imatrix)?;
-        let excess = planned.file_bytes().saturating_sub(budget_bytes);
-        attempts += 1;
-        if excess == 0 || attempts == MAX_ATTEMPTS {
+        if planned.file_bytes() <= budget_bytes {
             break;
         }
-        fixed_bytes += excess;
+        let chosen_bytes = choices.iter().zip(&chosen).map(|(c, &i)| c[i].n_bytes);
+        fixed_bytes = planned.file_bytes().saturating_sub(chosen_bytes.sum());
     }
 
     let mean =
@@ -184,9 +183,6 @@ fn for_budget(
     };
     Ok((recipe, prediction))
 }
-
-/// The header's length changes by some bytes between attempts; it does not run away.
-const MAX_ATTEMPTS: usize = 8;
 
 /// Whether a tensor has a choice of types.
 fn is_matrix(tensor: &PlannedTensor) -> bool {

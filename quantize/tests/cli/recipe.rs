@@ -46,6 +46,25 @@ fn a_size_is_kept_on_any_number_of_threads_and_its_recipe_gives_the_same_file() 
 }
 
 #[test]
+fn no_size_is_passed_by_the_header_that_names_the_recipe() {
+    let input = fixture("golden/yi-8layer");
+    for step in 0..12 {
+        let size = 4_500_000 + 997 * step;
+        let arguments: [&dyn AsRef<std::ffi::OsStr>; 6] = [
+            &input,
+            &"x.gguf",
+            &"--target-size",
+            &format!("{size}B"),
+            &"--dry-run",
+            &"--json",
+        ];
+        let plan: Value = serde_json::from_slice(&yi_quantize(&arguments).stdout).unwrap();
+        let file_bytes = plan["totals"]["file_bytes"].as_u64().unwrap();
+        assert!(file_bytes <= size, "{file_bytes} of {size}");
+    }
+}
+
+#[test]
 fn a_dry_run_predicts_the_error_beside_q4_k_ms() {
     let input = fixture("golden/yi-8layer");
     let arguments: [&dyn AsRef<std::ffi::OsStr>; 6] = [
