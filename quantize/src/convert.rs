@@ -32,13 +32,7 @@ pub fn convert(
     progress: &dyn Progress,
     cancelled: &AtomicBool,
 ) -> Result<(), Error> {
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(workers.n_threads)
-        .build()
-        .map_err(|e| Error::Threads {
-            n_threads: workers.n_threads,
-            reason: e.to_string(),
-        })?;
+    let pool = workers.pool()?;
     let headers = header_bytes(plan)?;
     let header = journal_header(input, plan, &target, &headers);
     let target = target.reading(input.paths().iter().cloned());

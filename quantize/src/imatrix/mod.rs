@@ -10,12 +10,12 @@ mod legacy;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
 use yi_gguf::Metadata;
 
 pub use error::{Defect, ImatrixError};
 
 use crate::checkpoint::file;
+use crate::digest::Digest;
 use crate::request::ImatrixId;
 
 /// Those of the largest models, with hundreds of experts a layer, have some hundreds of MB.
@@ -55,11 +55,10 @@ impl Imatrix {
             defect,
         })?;
         let file_name = path.file_name().unwrap_or_default();
-        let sha256 = Sha256::digest(&bytes);
         Ok(Self {
             id: ImatrixId {
                 file_name: file_name.to_string_lossy().into_owned(),
-                sha256: sha256.iter().map(|byte| format!("{byte:02x}")).collect(),
+                sha256: Digest::of(&bytes).to_string(),
             },
             content,
         })

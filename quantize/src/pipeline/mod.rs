@@ -87,6 +87,16 @@ impl Workers {
             isa: Isa::detect(),
         }
     }
+
+    /// Starts the threads.
+    pub(crate) fn pool(self) -> Result<ThreadPool, Error> {
+        let n_threads = self.n_threads;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads);
+        pool.build().map_err(|e| Error::Threads {
+            n_threads,
+            reason: e.to_string(),
+        })
+    }
 }
 
 /// What the pipeline works on.

@@ -93,15 +93,9 @@ impl Sizing<'_> {
         workers: Workers,
         cancelled: &AtomicBool,
     ) -> Result<(Recipe, Prediction), Error> {
-        let n_threads = workers.n_threads;
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(n_threads)
-            .build();
-        let pool = pool.map_err(|e| Error::Threads {
-            n_threads,
-            reason: e.to_string(),
-        })?;
-        pool.install(|| for_budget(*self, budget, workers.isa, cancelled))
+        workers
+            .pool()?
+            .install(|| for_budget(*self, budget, workers.isa, cancelled))
     }
 }
 
