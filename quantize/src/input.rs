@@ -12,7 +12,6 @@ use crate::file_type::FileType;
 use crate::gguf_model::GgufModel;
 use crate::manifest::SourceFile;
 use crate::metadata;
-use crate::tokenizer;
 use crate::weights::Weights;
 
 /// An input that has been opened and checked, but whose weights have not been read.
@@ -101,7 +100,7 @@ impl Input {
     /// The first text that the two read differently.
     pub fn self_test(&self, written: &Metadata) -> Result<(), Error> {
         match self {
-            Self::Checkpoint(c) => Ok(tokenizer::self_test(&c.tokenizer, written)?),
+            Self::Checkpoint(c) => Ok(c.self_test.run(&c.tokenizer, written)?),
             Self::Gguf(_) => Ok(()),
         }
     }

@@ -15,7 +15,7 @@ pub use shard_error::ShardError;
 
 use crate::error::Error;
 use crate::manifest::SourceFile;
-use crate::tokenizer::{GenerationConfig, ModelCard, SourceTokenizer};
+use crate::tokenizer::{GenerationConfig, ModelCard, SelfTest, SourceTokenizer};
 use crate::weights::Weights;
 
 /// A checkpoint that has been opened and checked, but whose weights have not been read.
@@ -28,6 +28,8 @@ pub struct Checkpoint {
     pub weights: Weights,
     /// From `tokenizer.model` or `tokenizer.json`.
     pub tokenizer: SourceTokenizer,
+    /// What the output makes of it.
+    pub self_test: SelfTest,
     /// From `generation_config.json`.
     pub generation: GenerationConfig,
     /// From the front matter of `README.md`.
@@ -63,6 +65,7 @@ impl Checkpoint {
             config,
             weights,
             tokenizer,
+            self_test: SelfTest::default(),
             generation,
             card,
             small_files: folder.into_sources(),

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 pub use config::{ChatTemplates, GenerationConfig};
 pub use error::TokenizerError;
 pub use model_card::ModelCard;
-pub use selftest::self_test;
+pub use selftest::{SelfTest, self_test};
 pub use spm::SpmTokenizer;
 pub use vocabulary::{TokenType, Vocabulary};
 

@@ -139,102 +139,196 @@ fn penalty<S: Simd, const ABSOLUTE: bool>(s: S, difference: S::F) -> S::F {
     }
 }
 
-/// The scalar search of the same name, and the absolute and the weighted one. None where a lane's levels leave the range
-/// in which vectors round as the scalar code does.
-#[inline(always)]
-pub fn fit_affine<S: Simd, const N: usize, const ABSOLUTE: bool>(
-    s: S,
-    sub_blocks: &mut SubBlocks<S, N>,
-    grid: &Grid,
-) -> Option<AffineFit<S>> {
-    let SubBlocks {
-        x,
-        importance,
-        levels,
-        ..
-    } = sub_blocks;
-    let zero = s.splat(0.0);
-    let max_level = s.splat(grid.max_level as f32);
-    let (mut least, mut max) = (x[0], x[0]);
-    let mut sum_w = importance[0];
-    let mut sum_x = s.mul(importance[0], x[0]);
-    for i in 1..N {
-        least = s.min(x[i], least);
-        max = s.max(x[i], max);
-        sum_w = s.add(sum_w, importance[i]);
-        sum_x = s.add(sum_x, s.mul(importance[i], x[i]));
-    }
-    let mut min = s.min(least, zero);
-    let varies = s.lt(min, max);
-    let first_min = min;
-    let mut range = s.sub(max, min);
-    let inverse = s.div(max_level, range);
-    let mut scale = s.div(s.splat(1.0), inverse);
-    if matches!(
-        Reach::of(s, inverse, min, [least, max], varies, grid),
-        Reach::Beyond
-    ) {
-        return None;
-    }
-    let mut least_error = zero;
-    for i in 0..N {
-        let level = s.clamp(s.round(s.mul(inverse, s.sub(x[i], min))), max_level);
-        let d = s.sub(s.add(s.mul(scale, level), min), x[i]);
-        let penalty = penalty::<S, ABSOLUTE>(s, d);
-        least_error = s.add(least_error, s.mul(importance[i], penalty));
-    }
-    let (mut best_inverse, mut start) = (inverse, min);
+/// A search under way in one group of sub-blocks: the best fit so far, and what the next step starts from.
+struct Search<S: Simd> {
+    /// The smallest and the largest weight.
+    ends: [S::F; 2],
+    varies: S::M,
+    sum_w: S::F,
+    sum_x: S::F,
+    first_min: S::F,
+    min: S::F,
+    range: S::F,
+    scale: S::F,
+    least_error: S::F,
+    best_inverse: S::F,
+    start: S::F,
+}
 
-    'steps: for step in 0..=grid.n_steps {
+/// What a step of the search solves for: the scale and minimum that suit its levels best.
+struct Candidate<S: Simd> {
+    inverse: S::F,
+    scale: S::F,
+    min: S::F,
+    is_solvable: S::M,
+}
+
+impl<S: Simd> Search<S> {
+    /// The fit that spreads the levels over the weights' range. None as for [`fit_affine`].
+    #[inline(always)]
+    fn new<const N: usize, const ABSOLUTE: bool>(
+        s: S,
+        sub_blocks: &SubBlocks<S, N>,
+        grid: &Grid,
+    ) -> Option<Self> {
+        let SubBlocks { x, importance, .. } = sub_blocks;
+        let zero = s.splat(0.0);
+        let max_level = s.splat(grid.max_level as f32);
+        let (mut least, mut max) = (x[0], x[0]);
+        let mut sum_w = importance[0];
+        let mut sum_x = s.mul(importance[0], x[0]);
+        for i in 1..N {
+            least = s.min(x[i], least);
+            max = s.max(x[i], max);
+            sum_w = s.add(sum_w, importance[i]);
+            sum_x = s.add(sum_x, s.mul(importance[i], x[i]));
+        }
+        let min = s.min(least, zero);
+        let varies = s.lt(min, max);
+        let range = s.sub(max, min);
+        let inverse = s.div(max_level, range);
+        let scale = s.div(s.splat(1.0), inverse);
+        let ends = [least, max];
+        if matches!(
+            Reach::of(s, inverse, min, ends, varies, grid),
+            Reach::Beyond
+        ) {
+            return None;
+        }
+        let mut least_error = zero;
+        for i in 0..N {
+            let level = s.clamp(s.round(s.mul(inverse, s.sub(x[i], min))), max_level);
+            let d = s.sub(s.add(s.mul(scale, level), min), x[i]);
+            let penalty = penalty::<S, ABSOLUTE>(s, d);
+            least_error = s.add(least_error, s.mul(importance[i], penalty));
+        }
+        Some(Self {
+            ends,
+            varies,
+            sum_w,
+            sum_x,
+            first_min: min,
+            min,
+            range,
+            scale,
+            least_error,
+            best_inverse: inverse,
+            start: min,
+        })
+    }
+
+    /// Rounds to the levels of a step and solves for them. None as for [`fit_affine`].
+    #[inline(always)]
+    fn candidate<const N: usize>(
+        &self,
+        s: S,
+        sub_blocks: &mut SubBlocks<S, N>,
+        grid: &Grid,
+        step: i32,
+    ) -> Option<Candidate<S>> {
+        let SubBlocks {
+            x,
+            importance,
+            levels,
+            ..
+        } = sub_blocks;
+        let (sum_w, sum_x) = (self.sum_w, self.sum_x);
+        let zero = s.splat(0.0);
+        let max_level = s.splat(grid.max_level as f32);
         let spread = grid.first + grid.step * step as f32 + grid.max_level as f32;
-        let inverse = s.div(s.splat(spread), range);
-        let (x, w) = (&*x, &*importance);
-        let Sums { l, l2, xl } = match Reach::of(s, inverse, min, [least, max], varies, grid) {
-            Reach::Levels => sums(s, x, w, levels, inverse, min, None),
-            Reach::Integers => sums(s, x, w, levels, inverse, min, Some(max_level)),
+        let inverse = s.div(s.splat(spread), self.range);
+        let Sums { l, l2, xl } = match Reach::of(s, inverse, self.min, self.ends, self.varies, grid)
+        {
+            Reach::Levels => sums(s, x, importance, levels, inverse, self.min, None),
+            Reach::Integers => sums(s, x, importance, levels, inverse, self.min, Some(max_level)),
             Reach::Beyond => return None,
         };
         let determinant = s.sub(s.mul(sum_w, l2), s.mul(l, l));
-        let is_solvable = s.and(s.lt(zero, determinant), varies);
-        let solved_scale = s.div(s.sub(s.mul(sum_w, xl), s.mul(sum_x, l)), determinant);
-        let solved_min = s.div(s.sub(s.mul(l2, sum_x), s.mul(l, xl)), determinant);
-        let is_positive = s.lt(zero, solved_min);
-        let (mut candidate_scale, mut candidate_min) = (solved_scale, solved_min);
+        let is_solvable = s.and(s.lt(zero, determinant), self.varies);
+        let mut scale = s.div(s.sub(s.mul(sum_w, xl), s.mul(sum_x, l)), determinant);
+        let mut min = s.div(s.sub(s.mul(l2, sum_x), s.mul(l, xl)), determinant);
+        let is_positive = s.lt(zero, min);
         if s.any(is_positive) {
-            candidate_scale = s.select(is_positive, s.div(xl, l2), solved_scale);
-            candidate_min = s.select(is_positive, zero, solved_min);
+            scale = s.select(is_positive, s.div(xl, l2), scale);
+            min = s.select(is_positive, zero, min);
         }
+        Some(Candidate {
+            inverse,
+            scale,
+            min,
+            is_solvable,
+        })
+    }
 
+    /// Takes the candidate in the lanes that it suits better than what was found before.
+    #[inline(always)]
+    fn judge<const N: usize, const ABSOLUTE: bool>(
+        &mut self,
+        s: S,
+        sub_blocks: &SubBlocks<S, N>,
+        candidate: &Candidate<S>,
+    ) {
+        let SubBlocks {
+            x,
+            importance,
+            levels,
+            ..
+        } = sub_blocks;
         // The terms are not negative: a partial sum that has reached the least error stays there.
-        let mut error = zero;
-        let mut is_better = is_solvable;
+        let mut error = s.splat(0.0);
+        let mut is_better = candidate.is_solvable;
         for half in 0..2 {
             for i in half * (N / 2)..(half + 1) * (N / 2) {
-                let d = s.sub(
-                    s.add(s.mul(candidate_scale, levels[i]), candidate_min),
-                    x[i],
-                );
-                error = s.add(error, s.mul(w[i], penalty::<S, ABSOLUTE>(s, d)));
+                let fitted = s.add(s.mul(candidate.scale, levels[i]), candidate.min);
+                let penalty = penalty::<S, ABSOLUTE>(s, s.sub(fitted, x[i]));
+                error = s.add(error, s.mul(importance[i], penalty));
             }
-            is_better = s.and(is_solvable, s.lt(error, least_error));
+            is_better = s.and(candidate.is_solvable, s.lt(error, self.least_error));
             if !s.any(is_better) {
-                continue 'steps;
+                return;
             }
         }
-        least_error = s.select(is_better, error, least_error);
-        scale = s.select(is_better, candidate_scale, scale);
-        best_inverse = s.select(is_better, inverse, best_inverse);
-        start = s.select(is_better, min, start);
-        min = s.select(is_better, candidate_min, min);
-        range = s.sub(max, min);
+        self.least_error = s.select(is_better, error, self.least_error);
+        self.scale = s.select(is_better, candidate.scale, self.scale);
+        self.best_inverse = s.select(is_better, candidate.inverse, self.best_inverse);
+        self.start = s.select(is_better, self.min, self.start);
+        self.min = s.select(is_better, candidate.min, self.min);
+        self.range = s.sub(self.ends[1], self.min);
     }
-    let all = s.lt(zero, s.splat(1.0));
-    Some(AffineFit {
-        scale: s.select(varies, scale, zero),
-        min: s.sub(zero, s.select(varies, min, first_min)),
-        is_constant: s.and_not(all, varies),
-        sum_of_importance: sum_w,
-        inverse: s.select(varies, best_inverse, zero),
-        start: s.select(varies, start, zero),
-    })
+
+    #[inline(always)]
+    fn finish(self, s: S) -> AffineFit<S> {
+        let zero = s.splat(0.0);
+        let all = s.lt(zero, s.splat(1.0));
+        AffineFit {
+            scale: s.select(self.varies, self.scale, zero),
+            min: s.sub(zero, s.select(self.varies, self.min, self.first_min)),
+            is_constant: s.and_not(all, self.varies),
+            sum_of_importance: self.sum_w,
+            inverse: s.select(self.varies, self.best_inverse, zero),
+            start: s.select(self.varies, self.start, zero),
+        }
+    }
+}
+
+/// The scalar search of the same name, and the absolute and the weighted one, in two groups of sub-blocks. None where a
+/// lane's levels leave the range in which vectors round as the scalar code does.
+///
+/// Every step ends in a chain of divisions that the next one waits for: while one group divides, the other one computes.
+#[inline(always)]
+pub fn fit_affine<S: Simd, const N: usize, const ABSOLUTE: bool>(
+    s: S,
+    sub_blocks: &mut [SubBlocks<S, N>; 2],
+    grid: &Grid,
+) -> Option<[AffineFit<S>; 2]> {
+    let [a, b] = sub_blocks;
+    let mut search_a = Search::new::<N, ABSOLUTE>(s, a, grid)?;
+    let mut search_b = Search::new::<N, ABSOLUTE>(s, b, grid)?;
+    for step in 0..=grid.n_steps {
+        let candidate_a = search_a.candidate(s, a, grid, step)?;
+        let candidate_b = search_b.candidate(s, b, grid, step)?;
+        search_a.judge::<N, ABSOLUTE>(s, a, &candidate_a);
+        search_b.judge::<N, ABSOLUTE>(s, b, &candidate_b);
+    }
+    Some([search_a.finish(s), search_b.finish(s)])
 }

@@ -7,17 +7,17 @@ use crate::kernels::block::{Block, Q2K, SUPER_LEN};
 use crate::kernels::scalar::q2_k::{self, GRID, Scales, WEIGHTED_GRID};
 use crate::kernels::{OutOfRange, Rows};
 
-/// Super-blocks of the widest vector: twice 16 lanes, 16 sub-blocks each.
-const MAX_TOGETHER: usize = 2;
+/// Super-blocks of two groups of the widest vector: twice 16 lanes, 16 sub-blocks each.
+const MAX_TOGETHER: usize = 4;
 
 /// [`q2_k_row`](crate::kernels::scalar::q2_k_row)
 #[inline(always)]
 pub fn q2_k<S: Simd>(s: S, rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
     let src = rows.weights.as_chunks::<SUPER_LEN>().0;
     let dst = dst.as_chunks_mut::<84>().0;
-    let mut sub_blocks = SubBlocks::new(Twice(s));
+    let mut sub_blocks = [SubBlocks::new(Twice(s)), SubBlocks::new(Twice(s))];
     let mut variances = [0.0; MAX_LANES];
-    let n_together = (Twice::<S>::LANES / 16).max(1);
+    let n_together = 2 * Twice::<S>::LANES / 16;
     for (group, dst) in dst.chunks_mut(n_together).enumerate() {
         let first = group * n_together;
         if rows.importance.is_some() && first.is_multiple_of(S::LANES) {
@@ -72,38 +72,44 @@ impl Fits {
     }
 }
 
-/// Fits the sub-blocks of as many super-blocks as fill a vector, from super-block `first` on; `variances` are of their
-/// weights. None where vectors would round otherwise than the scalar code.
+/// Fits the sub-blocks of as many super-blocks as fill two groups of lanes, from super-block `first` on; `variances` are
+/// of their weights. None where vectors would round otherwise than the scalar code.
 #[inline(always)]
 fn fit<S: Simd>(
     s: S,
-    sub_blocks: &mut SubBlocks<S, 16>,
+    groups: &mut [SubBlocks<S, 16>; 2],
     rows: &Rows,
     first: usize,
     variances: &[f32],
 ) -> Option<Fits> {
     let x = rows.weights.as_chunks::<16>().0;
     let columns = rows.importance.map(|columns| columns.as_chunks::<16>().0);
-    let zero = [[0.0; 16]; MAX_TOGETHER];
-    let (mut scales, mut mins, mut inverses, mut starts) = (zero, zero, zero, zero);
-    let mut importance = zero;
-    for start in (0..16 * (S::LANES / 16).max(1)).step_by(S::LANES) {
+    for (group, sub_blocks) in groups.iter_mut().enumerate() {
+        let start = group * S::LANES;
         let at = 16 * first + start;
         transpose_sub_blocks(s, x, at, x.len(), &mut sub_blocks.x);
-        let fit = if let Some(columns) = columns {
+        if let Some(columns) = columns {
             transpose_sub_blocks(s, columns, at, x.len(), &mut sub_blocks.importance);
             let mut variance = [0.0; MAX_LANES];
             for (lane, variance) in variance[..S::LANES].iter_mut().enumerate() {
-                *variance = variances[lane / 16];
+                *variance = variances[(start + lane) / 16];
             }
             sub_blocks.weigh(s, s.load(&variance));
-            fit_affine::<_, 16, false>(s, sub_blocks, &WEIGHTED_GRID)?
         } else {
             for (w, &x) in sub_blocks.importance.iter_mut().zip(&sub_blocks.x) {
                 *w = s.abs(x);
             }
-            fit_affine::<_, 16, true>(s, sub_blocks, &GRID)?
-        };
+        }
+    }
+    let fits = match columns {
+        Some(_) => fit_affine::<_, 16, false>(s, groups, &WEIGHTED_GRID)?,
+        None => fit_affine::<_, 16, true>(s, groups, &GRID)?,
+    };
+    let zero = [[0.0; 16]; MAX_TOGETHER];
+    let (mut scales, mut mins, mut inverses, mut starts) = (zero, zero, zero, zero);
+    let mut importance = zero;
+    for (group, fit) in fits.iter().enumerate() {
+        let start = group * S::LANES;
         s.store(fit.scale, &mut scales.as_flattened_mut()[start..]);
         s.store(fit.min, &mut mins.as_flattened_mut()[start..]);
         s.store(fit.inverse, &mut inverses.as_flattened_mut()[start..]);

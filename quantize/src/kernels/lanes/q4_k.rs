@@ -1,6 +1,6 @@
 //! Q4_K and Q5_K in lanes: 8 sub-blocks of 32 weights in a super-block.
 
-use super::affine::{SubBlocks, fit_affine};
+use super::affine::{AffineFit, SubBlocks, fit_affine};
 use super::{MAX_INTEGER, Simd, Twice};
 use crate::kernels::block::{Block, Q4K, Q5K, SUPER_LEN};
 use crate::kernels::scalar::q4_k::{self, Kind, Q4_K, Q5_K, Scales};
@@ -36,8 +36,8 @@ fn super_blocks<S: Simd, const BYTES: usize>(
     let src = rows.weights.as_chunks::<SUPER_LEN>().0;
     let dst = dst.as_chunks_mut::<BYTES>().0;
     let columns = rows.importance.map(|columns| columns.as_chunks().0);
-    let mut sub_blocks = SubBlocks::new(Twice(s));
-    let n_together = Twice::<S>::LANES / 8;
+    let mut sub_blocks = [SubBlocks::new(Twice(s)), SubBlocks::new(Twice(s))];
+    let n_together = 2 * Twice::<S>::LANES / 8;
     let groups = src.chunks(n_together).zip(dst.chunks_mut(n_together));
     for (group, (src, dst)) in groups.enumerate() {
         let first = group * n_together;
@@ -64,8 +64,8 @@ fn super_blocks<S: Simd, const BYTES: usize>(
     Ok(())
 }
 
-/// Super-blocks of the widest vector: twice 16 lanes, 8 sub-blocks each.
-const MAX_TOGETHER: usize = 4;
+/// Super-blocks of two groups of the widest vector: twice 16 lanes, 8 sub-blocks each.
+const MAX_TOGETHER: usize = 8;
 
 /// What fits the sub-blocks of some super-blocks.
 struct Fits {
@@ -88,64 +88,73 @@ impl Fits {
     }
 }
 
-/// Fits the sub-blocks of as many super-blocks as fill a vector; the last one stands in for those
-/// that are missing.
+/// Fits the sub-blocks of as many super-blocks as fill two groups of lanes; the last one stands in for those that are
+/// missing.
 #[inline(always)]
 fn fit<S: Simd>(
     s: S,
-    sub_blocks: &mut SubBlocks<S, 32>,
+    groups: &mut [SubBlocks<S, 32>; 2],
     src: &[Weights],
     importance: &[Option<&Weights>; MAX_TOGETHER],
     kind: &Kind,
 ) -> Option<Fits> {
-    let zero = s.splat(0.0);
-    let mut slices: [&[f32]; 8 * MAX_TOGETHER] = [&[]; 8 * MAX_TOGETHER];
-    for (lane, slice) in slices[..S::LANES].iter_mut().enumerate() {
-        *slice = &src[(lane / 8).min(src.len() - 1)][lane % 8 * 32..][..32];
-    }
-    s.transpose(&slices[..S::LANES], &mut sub_blocks.x);
-
-    let fit = if importance[0].is_none() {
-        let mut sum_of_squares = zero;
-        for &x in &sub_blocks.x {
-            sum_of_squares = s.add(sum_of_squares, s.mul(x, x));
-        }
-        let root_mean_square = s.sqrt(s.div(sum_of_squares, s.splat(32.0)));
-        for (w, &x) in sub_blocks.importance.iter_mut().zip(&sub_blocks.x) {
-            *w = s.add(root_mean_square, s.abs(x));
-        }
-        fit_affine::<_, 32, false>(s, sub_blocks, &kind.grid)?
-    } else {
+    let n_together = S::LANES / 8;
+    let last = src.len() - 1;
+    for (group, sub_blocks) in groups.iter_mut().enumerate() {
+        let mut slices: [&[f32]; 4 * MAX_TOGETHER] = [&[]; 4 * MAX_TOGETHER];
         for (lane, slice) in slices[..S::LANES].iter_mut().enumerate() {
-            *slice = &importance[(lane / 8).min(src.len() - 1)]?[lane % 8 * 32..][..32];
+            let super_block = &src[(group * n_together + lane / 8).min(last)];
+            *slice = &super_block[lane % 8 * 32..][..32];
         }
-        s.transpose(&slices[..S::LANES], &mut sub_blocks.importance);
-        let mut variances = [0.0; 8 * MAX_TOGETHER];
+        s.transpose(&slices[..S::LANES], &mut sub_blocks.x);
+    }
+
+    let fits = if importance[0].is_none() {
+        for sub_blocks in &mut *groups {
+            let mut sum_of_squares = s.splat(0.0);
+            for &x in &sub_blocks.x {
+                sum_of_squares = s.add(sum_of_squares, s.mul(x, x));
+            }
+            let root_mean_square = s.sqrt(s.div(sum_of_squares, s.splat(32.0)));
+            for (w, &x) in sub_blocks.importance.iter_mut().zip(&sub_blocks.x) {
+                *w = s.add(root_mean_square, s.abs(x));
+            }
+        }
+        fit_affine::<_, 32, false>(s, groups, &kind.grid)?
+    } else {
         let sums = sums_of_squares(src);
-        for (lane, variance) in variances.iter_mut().enumerate() {
-            *variance = 2.0 * sums[lane / 8] / SUPER_LEN as f32;
+        for (group, sub_blocks) in groups.iter_mut().enumerate() {
+            let mut slices: [&[f32]; 4 * MAX_TOGETHER] = [&[]; 4 * MAX_TOGETHER];
+            let mut variances = [0.0; 4 * MAX_TOGETHER];
+            for (lane, slice) in slices[..S::LANES].iter_mut().enumerate() {
+                let i = group * n_together + lane / 8;
+                *slice = &importance[i.min(last)]?[lane % 8 * 32..][..32];
+                variances[lane] = 2.0 * sums[i] / SUPER_LEN as f32;
+            }
+            s.transpose(&slices[..S::LANES], &mut sub_blocks.importance);
+            sub_blocks.weigh(s, s.load(&variances));
         }
-        let variance = s.load(&variances);
-        for (w, &x) in sub_blocks.importance.iter_mut().zip(&sub_blocks.x) {
-            *w = s.mul(*w, s.sqrt(s.add(variance, s.mul(x, x))));
-        }
-        fit_affine::<_, 32, false>(s, sub_blocks, &kind.weighted_grid)?
+        fit_affine::<_, 32, false>(s, groups, &kind.weighted_grid)?
     };
+    let constant = |fit: &AffineFit<S>| s.select(fit.is_constant, s.splat(1.0), s.splat(0.0));
+    let [a, b] = &fits;
     Some(Fits {
-        scales: to_rows(s, fit.scale),
-        mins: to_rows(s, fit.min),
+        scales: to_rows(s, [a.scale, b.scale]),
+        mins: to_rows(s, [a.min, b.min]),
         importance: importance[0]
             .is_some()
-            .then(|| to_rows(s, fit.sum_of_importance)),
-        constant: to_rows(s, s.select(fit.is_constant, s.splat(1.0), zero)),
+            .then(|| to_rows(s, [a.sum_of_importance, b.sum_of_importance])),
+        constant: to_rows(s, [constant(a), constant(b)]),
     })
 }
 
-/// Lanes by super-block.
+/// Lanes of two groups by super-block.
 #[inline(always)]
-fn to_rows<S: Simd>(s: S, v: S::F) -> [[f32; 8]; MAX_TOGETHER] {
+fn to_rows<S: Simd>(s: S, groups: [S::F; 2]) -> [[f32; 8]; MAX_TOGETHER] {
     let mut rows = [[0.0; 8]; MAX_TOGETHER];
-    s.store(v, rows[..S::LANES / 8].as_flattened_mut());
+    for (group, v) in groups.into_iter().enumerate() {
+        s.store(v, &mut rows.as_flattened_mut()[group * S::LANES..]);
+    }
     rows
 }
 

@@ -71,14 +71,18 @@ fn sums<S: Simd, const N: usize>(
     s: S,
     sub_blocks: &SubBlocks<S, N>,
     inverse: S::F,
-    min: S::F,
+    min: Option<S::F>,
     max: S::F,
 ) -> Sums<S::F> {
     let SubBlocks { x, importance, wx } = sub_blocks;
     let zero = s.splat(0.0);
     let (mut xl, mut l2) = (zero, zero);
     for i in 0..N {
-        let level = s.limit(s.round(s.mul(inverse, x[i])), min, max);
+        let rounded = s.round(s.mul(inverse, x[i]));
+        let level = match min {
+            Some(min) => s.limit(rounded, min, max),
+            None => s.min(rounded, max),
+        };
         xl = s.add(xl, s.mul(wx[i], level));
         l2 = s.add(l2, s.mul(s.mul(importance[i], level), level));
     }
@@ -100,11 +104,16 @@ pub fn fit_symmetric<S: Simd, const N: usize>(
     }
     let largest = largest(s, &sub_blocks.x);
     let mut inverse = s.div(min, largest);
-    let mut best_sums = sums(s, sub_blocks, inverse, min, max);
+    let mut best_sums = sums(s, sub_blocks, inverse, None, max);
     let mut best = s.mul(quotient(s, best_sums), best_sums.xl);
     for step in (-9..=9).filter(|&step| step != 0) {
         let candidate = s.div(s.splat(-(n_max as f32 + 0.1 * step as f32)), largest);
-        let Sums { xl, l2 } = sums(s, sub_blocks, candidate, min, max);
+        // The largest weight becomes -(n_max + 0.1 * step), and the others are between that and its opposite: below
+        // half a level more than n_max, none rounds to less than -n_max.
+        let Sums { xl, l2 } = match step < 5 {
+            true => sums(s, sub_blocks, candidate, None, max),
+            false => sums(s, sub_blocks, candidate, Some(min), max),
+        };
         let is_better = s.and(s.lt(zero, l2), s.lt(s.mul(best, l2), s.mul(xl, xl)));
         if s.any(is_better) {
             best = s.select(is_better, s.mul(s.div(xl, l2), xl), best);
