@@ -17,6 +17,8 @@ mod affine;
 mod input;
 mod iq4;
 mod one_by_one;
+#[cfg(test)]
+mod plain;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -79,3 +81,6 @@ macro_rules! scalar_code {
     };
 }
 pub(super) use scalar_code;
+
+#[cfg(test)]
+mod tests;
