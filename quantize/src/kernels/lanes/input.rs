@@ -30,6 +30,22 @@ pub fn transpose_sub_blocks<S: Simd, const N: usize>(
     s.transpose(&slices[..S::LANES], out);
 }
 
+/// The sub-blocks `chosen`, one per lane, of as many as there are lanes or fewer; the last one stands in for those that
+/// are missing.
+#[inline(always)]
+pub fn transpose_chosen<S: Simd, const N: usize>(
+    s: S,
+    all: &[[f32; N]],
+    chosen: &[u16],
+    out: &mut [S::F; N],
+) {
+    let mut slices: [&[f32]; MAX_LANES] = [&[]; MAX_LANES];
+    for (lane, slice) in slices[..S::LANES].iter_mut().enumerate() {
+        *slice = &all[usize::from(chosen[lane.min(chosen.len() - 1)])];
+    }
+    s.transpose(&slices[..S::LANES], out);
+}
+
 /// Of slices of `len` values, a multiple of 16, one per lane, each in order; the last one stands in for those that are missing.
 #[inline(always)]
 pub fn sums_of_squares<S: Simd>(s: S, values: &[f32], len: usize) -> S::F {
