@@ -35,3 +35,7 @@ pub mod stamp;
 pub mod threads;
 pub mod tokenizer;
 pub mod weights;
+
+/// So that files shared with `tests/` name this crate as they do there.
+#[cfg(test)]
+extern crate self as yi_quantize;

@@ -96,11 +96,16 @@ pub fn pack_two_bits(levels: &[[u8; 16]; 16]) -> [u8; 64] {
 /// The third bits of 256 levels, as [`Q3K::hmask`](super::Q3K::hmask) has them.
 #[inline(always)]
 pub fn pack_third_bits(levels: &[[u8; 16]; 16]) -> [u8; 32] {
-    let mut mask = [0; 32];
-    for (i, levels) in levels.as_flattened().as_chunks::<32>().0.iter().enumerate() {
-        for (m, level) in mask.iter_mut().zip(levels) {
-            *m |= (level >> 2 & 1) << i;
+    const LOWEST_BITS: u64 = 0x0101_0101_0101_0101;
+    let mut bits = [0; 4];
+    for (i, levels) in levels.as_flattened().as_chunks().0.iter().enumerate() {
+        for (bits, levels) in bits.iter_mut().zip(eights(levels)) {
+            *bits |= (levels >> 2 & LOWEST_BITS) << i;
         }
+    }
+    let mut mask = [0; 32];
+    for (mask, bits) in mask.as_chunks_mut().0.iter_mut().zip(bits) {
+        *mask = bits.to_le_bytes();
     }
     mask
 }

@@ -1,6 +1,7 @@
 //! Weights and importances in lanes, for the searches.
 
 use super::Simd;
+use crate::kernels::{OutOfRange, Rows, largest};
 
 /// Lanes of the widest vector: twice 16.
 pub const MAX_LANES: usize = 32;
@@ -29,6 +30,22 @@ pub fn transpose_sub_blocks<S: Simd, const N: usize>(
     s.transpose(&slices[..S::LANES], out);
 }
 
+/// The sub-blocks `chosen`, one per lane, of as many as there are lanes or fewer; the last one stands in for those that
+/// are missing.
+#[inline(always)]
+pub fn transpose_chosen<S: Simd, const N: usize>(
+    s: S,
+    all: &[[f32; N]],
+    chosen: &[u16],
+    out: &mut [S::F; N],
+) {
+    let mut slices: [&[f32]; MAX_LANES] = [&[]; MAX_LANES];
+    for (lane, slice) in slices[..S::LANES].iter_mut().enumerate() {
+        *slice = &all[usize::from(chosen[lane.min(chosen.len() - 1)])];
+    }
+    s.transpose(&slices[..S::LANES], out);
+}
+
 /// Of slices of `len` values, a multiple of 16, one per lane, each in order; the last one stands in for those that are missing.
 #[inline(always)]
 pub fn sums_of_squares<S: Simd>(s: S, values: &[f32], len: usize) -> S::F {
@@ -46,6 +63,39 @@ pub fn sums_of_squares<S: Simd>(s: S, values: &[f32], len: usize) -> S::F {
         }
     }
     sum
+}
+
+/// The mean squares of rows, found for as many rows at a time as there are lanes.
+#[derive(Default)]
+pub struct RowVariances([f32; MAX_LANES]);
+
+impl RowVariances {
+    /// Of row `row`; the rows are asked for in order, from the first on.
+    ///
+    /// # Errors
+    /// Where the sum overflows, the row's block with the largest weight of all, of blocks of `block_len` weights.
+    #[inline(always)]
+    pub fn of_row<S: Simd>(
+        &mut self,
+        s: S,
+        rows: &Rows,
+        row: usize,
+        block_len: usize,
+    ) -> Result<f32, OutOfRange> {
+        let start = row * rows.n_cols;
+        if row.is_multiple_of(S::LANES) {
+            let sums = sums_of_squares(s, &rows.weights[start..], rows.n_cols);
+            s.store(s.div(sums, s.splat(rows.n_cols as f32)), &mut self.0);
+        }
+        let variance = self.0[row % S::LANES];
+        if variance.is_finite() {
+            Ok(variance)
+        } else {
+            let largest = largest(&rows.weights[start..][..rows.n_cols]);
+            let block = (start + largest) / block_len;
+            Err(OutOfRange { block })
+        }
+    }
 }
 
 /// Each importance by the root of `variance` plus the squared weight (the scalar function of the same name).

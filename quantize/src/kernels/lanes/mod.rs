@@ -17,9 +17,12 @@ mod affine;
 mod input;
 mod iq4;
 mod one_by_one;
+#[cfg(test)]
+mod plain;
 mod q2_k;
 mod q3_k;
 mod q4_0;
+mod q4_1;
 mod q4_k;
 mod q6_k;
 mod simd;
@@ -31,10 +34,11 @@ pub use iq4::{iq4_nl, iq4_xs};
 pub use q2_k::q2_k;
 pub use q3_k::q3_k;
 pub use q4_0::{q4_0, q5_0};
+pub use q4_1::{q4_1, q5_1};
 pub use q4_k::{q4_k, q5_k};
 pub use q6_k::q6_k;
 pub use simd::Simd;
-pub use simple::{bf16, f16, q4_1, q5_1, q8_0};
+pub use simple::{bf16, f16, q8_0};
 pub use twice::Twice;
 
 /// Magnitudes up to this one, a little less than 2^22, round in vectors as `nearest_int` rounds.
@@ -79,3 +83,6 @@ macro_rules! scalar_code {
     };
 }
 pub(super) use scalar_code;
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Q3_K in lanes: 16 sub-blocks of 16 weights in a super-block.
 
-use super::input::{MAX_LANES, sums_of_squares, transpose_sub_blocks, weigh};
-use super::one_by_one::fit_levels_one_by_one;
+use super::input::{MAX_LANES, sums_of_squares, transpose_chosen, transpose_sub_blocks, weigh};
+use super::one_by_one::Search;
 use super::symmetric::{SubBlocks, fit_symmetric, round_scaled, round_symmetric};
 use super::{Simd, Twice};
 use crate::kernels::block::{
@@ -19,14 +19,19 @@ type BySubBlock = [f32; 16];
 pub fn q3_k<S: Simd>(s: S, rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
     let src = rows.weights.as_chunks::<SUPER_LEN>().0;
     let dst = dst.as_chunks_mut::<110>().0;
+    let mut search = Search::new(s, N_MAX);
     let mut sub_blocks = SubBlocks::new(Twice(s));
-    // With an importance matrix, a super-block's scales are fitted like weights, so one goes to each lane.
+    // With an importance matrix, a super-block's scales are fitted like weights, so one goes to each lane. Without one,
+    // the more there are, the fewer vectors are not full.
     let n_together = Twice::<S>::LANES;
     for (group, dst) in dst.chunks_mut(n_together).enumerate() {
         let first = group * n_together;
         let mut scales = [const { None }; MAX_LANES];
         match rows.importance {
-            None => fit(s, rows.weights, first, &mut scales[..dst.len()]),
+            None => {
+                let scales = &mut scales[..dst.len()];
+                fit(s, &mut search, rows.weights, first, scales);
+            }
             Some(columns) => fit_weighted(
                 s,
                 &mut sub_blocks,
@@ -55,26 +60,49 @@ pub fn q3_k<S: Simd>(s: S, rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange
 }
 
 /// The scales of some super-blocks, of which `first` is the first; None where only the scalar code finds them.
+///
+/// The search leaves four of five sub-blocks as it finds them. So all get their first fit, and those that are left are
+/// put together in full vectors.
 #[inline(always)]
-fn fit<S: Simd>(s: S, weights: &[f32], first: usize, scales: &mut [Option<Scales>]) {
-    let src = weights.as_chunks::<16>().0;
-    let mut x = [s.splat(0.0); 16];
-    let n_together = (S::LANES / 16).max(1);
-    for (group, scales) in scales.chunks_mut(n_together).enumerate() {
-        let first = 16 * (first + group * n_together);
-        let mut fitted = [[0.0; 16]; MAX_LANES / 16];
-        let mut is_done = true;
-        for start in (0..16 * n_together).step_by(S::LANES) {
-            transpose_sub_blocks(s, src, first + start, src.len(), &mut x);
-            match fit_levels_one_by_one(s, &x, N_MAX) {
-                Some(scale) => s.store(scale, &mut fitted.as_flattened_mut()[start..]),
-                None => is_done = false,
-            }
+fn fit<S: Simd>(
+    s: S,
+    search: &mut Search<S, 16>,
+    weights: &[f32],
+    first: usize,
+    scales: &mut [Option<Scales>],
+) {
+    let src = &weights.as_chunks::<16>().0[16 * first..][..16 * scales.len()];
+    let mut fitted = [[0.0; 16]; MAX_LANES];
+    let mut left = [0; 16 * MAX_LANES];
+    let mut n_left = 0;
+    let (zero, one) = (s.splat(0.0), s.splat(1.0));
+    for start in (0..src.len()).step_by(S::LANES) {
+        transpose_sub_blocks(s, src, start, src.len(), &mut search.x);
+        let fit = search.first_fit(s);
+        s.store(fit.scale, &mut fitted.as_flattened_mut()[start..]);
+        let mut is_final = [0.0; MAX_LANES];
+        s.store(s.select(fit.is_final, one, zero), &mut is_final);
+        // Without a branch: which sub-blocks are left is as good as random.
+        for (lane, is_final) in is_final[..S::LANES].iter().enumerate() {
+            left[n_left] = (start + lane) as u16;
+            n_left += usize::from(*is_final == 0.0);
         }
+    }
+    let mut is_done = [true; MAX_LANES];
+    for left in left[..n_left].chunks(S::LANES) {
+        transpose_chosen(s, src, left, &mut search.x);
+        let scale = search.fit(s);
+        let mut by_lane = [0.0; MAX_LANES];
+        s.store(scale.unwrap_or(zero), &mut by_lane);
+        for (&sub_block, by_lane) in left.iter().zip(by_lane) {
+            let sub_block = usize::from(sub_block);
+            fitted[sub_block / 16][sub_block % 16] = by_lane;
+            is_done[sub_block / 16] &= scale.is_some();
+        }
+    }
+    for ((scales, fitted), is_done) in scales.iter_mut().zip(&fitted).zip(is_done) {
         if is_done {
-            for (scales, fitted) in scales.iter_mut().zip(&fitted) {
-                *scales = Scales::new(fitted);
-            }
+            *scales = Scales::new(fitted);
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Q4_0 and Q5_0 in lanes: blocks of 32 weights with a scale, searched for where there is an importance matrix.
 
-use super::input::{MAX_LANES, sums_of_squares, transpose_sub_blocks, weigh};
+use super::input::{MAX_LANES, RowVariances, transpose_sub_blocks, weigh};
 use super::symmetric::{SubBlocks, fit_symmetric, round_scaled};
 use super::{Simd, Twice};
 use crate::kernels::block::{Block, Q4_0, Q5_0, SIMPLE_LEN, fifth_bits, pack_halves};
 use crate::kernels::scalar::{self, finite_f16};
-use crate::kernels::{OutOfRange, Rows, largest};
+use crate::kernels::{OutOfRange, Rows};
 
 /// [`q4_0_row`](crate::kernels::scalar::q4_0_row)
 #[inline(always)]
@@ -50,23 +50,15 @@ fn weighted<S: Simd, const BYTES: usize>(
     let columns = columns.as_chunks::<SIMPLE_LEN>().0;
     let wide = Twice(s);
     let mut sub_blocks = SubBlocks::<_, SIMPLE_LEN>::new(wide);
-    let mut variances = [0.0; MAX_LANES];
+    let mut variances = RowVariances::default();
     let dst_rows = dst
         .as_chunks_mut::<BYTES>()
         .0
         .chunks_exact_mut(columns.len());
     for (row, (weights, dst)) in rows.weights.chunks_exact(n_cols).zip(dst_rows).enumerate() {
-        if row % S::LANES == 0 {
-            let sums = sums_of_squares(s, &rows.weights[row * n_cols..], n_cols);
-            s.store(s.div(sums, s.splat(n_cols as f32)), &mut variances);
-        }
-        let variance = variances[row % S::LANES];
+        let variance = variances.of_row(s, rows, row, SIMPLE_LEN)?;
         let src = weights.as_chunks::<SIMPLE_LEN>().0;
         let first_block = row * src.len();
-        if !variance.is_finite() {
-            let block = first_block + largest(weights) / SIMPLE_LEN;
-            return Err(OutOfRange { block });
-        }
         for (group, dst) in dst.chunks_mut(Twice::<S>::LANES).enumerate() {
             let first = group * Twice::<S>::LANES;
             transpose_sub_blocks(wide, src, first, src.len(), &mut sub_blocks.x);

@@ -16,7 +16,5 @@ macro_rules! scalar_code {
 scalar_code! {
     f16 is f16_row,
     bf16 is bf16_row,
-    q4_1 is q4_1_row,
-    q5_1 is q5_1_row,
     q8_0 is q8_0_row,
 }

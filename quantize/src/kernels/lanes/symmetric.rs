@@ -180,7 +180,20 @@ pub fn round_scaled<S: Simd, const N: usize>(
 /// The first value of largest magnitude, with its sign.
 #[inline(always)]
 pub fn largest<S: Simd, const N: usize>(s: S, x: &[S::F; N]) -> S::F {
-    let mut largest = s.splat(0.0);
+    let zero = s.splat(0.0);
+    let (mut min, mut max) = (x[0], x[0]);
+    for &x in &x[1..] {
+        min = s.min(x, min);
+        max = s.max(x, max);
+    }
+    let magnitude = s.sub(zero, min);
+    let (is_negative, is_positive) = (s.lt(max, magnitude), s.lt(magnitude, max));
+    let all = s.lt(zero, s.splat(1.0));
+    if !s.any(s.and_not(s.and_not(all, is_negative), is_positive)) {
+        return s.select(is_negative, min, max);
+    }
+    // Both signs have it somewhere, or it is 0.
+    let mut largest = zero;
     for &x in x {
         largest = s.select(s.lt(s.abs(largest), s.abs(x)), x, largest);
     }

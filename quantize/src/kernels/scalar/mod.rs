@@ -10,7 +10,7 @@ pub mod q3_k;
 pub mod q4_k;
 pub mod q6_k;
 pub mod search;
-mod simple;
+pub mod simple;
 
 /// F32 as it is.
 pub fn f32_row(rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
@@ -204,7 +204,7 @@ fn sum_of_squares(x: &[f32]) -> f32 {
 ///
 /// `variance` is of the weights around, as each type defines it.
 #[inline]
-fn weigh<const N: usize>(x: &[f32; N], importance: &[f32; N], variance: f32) -> [f32; N] {
+pub fn weigh<const N: usize>(x: &[f32; N], importance: &[f32; N], variance: f32) -> [f32; N] {
     let mut weighed = *importance;
     for (w, x) in weighed.iter_mut().zip(x) {
         *w *= (variance + x * x).sqrt();

@@ -60,6 +60,7 @@ pub struct Scales {
 
 impl Scales {
     /// From the fits of [`fit_levels_one_by_one`]; None if they are out of range or lost to an overflow.
+    #[inline(always)]
     pub fn new(fitted: &[f32; 16]) -> Option<Self> {
         if fitted.iter().any(|scale| !scale.is_finite()) {
             return None;
