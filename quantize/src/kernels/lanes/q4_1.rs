@@ -65,7 +65,7 @@ fn weighted<S: Simd, const BYTES: usize>(
 ) -> Result<(), OutOfRange> {
     let columns = columns.as_chunks::<SIMPLE_LEN>().0;
     let wide = Twice(s);
-    let mut sub_blocks = SubBlocks::new(wide);
+    let mut groups = [SubBlocks::new(wide), SubBlocks::new(wide)];
     let mut variances = RowVariances::default();
     let dst = dst.as_chunks_mut::<BYTES>().0;
     let dst_rows = dst.chunks_exact_mut(columns.len());
@@ -73,12 +73,16 @@ fn weighted<S: Simd, const BYTES: usize>(
     {
         let variance = variances.of_row(s, rows, row, SIMPLE_LEN)?;
         let src = weights.as_chunks::<SIMPLE_LEN>().0;
-        for (group, dst) in dst.chunks_mut(Twice::<S>::LANES).enumerate() {
-            let first = group * Twice::<S>::LANES;
-            transpose_sub_blocks(wide, src, first, src.len(), &mut sub_blocks.x);
-            transpose_sub_blocks(wide, columns, first, src.len(), &mut sub_blocks.importance);
-            sub_blocks.weigh(wide, wide.splat(variance));
-            let fits = fit(wide, &mut sub_blocks, &kind.grid);
+        let n_together = 2 * Twice::<S>::LANES;
+        for (turn, dst) in dst.chunks_mut(n_together).enumerate() {
+            let first = turn * n_together;
+            for (group, sub_blocks) in groups.iter_mut().enumerate() {
+                let at = first + group * Twice::<S>::LANES;
+                transpose_sub_blocks(wide, src, at, src.len(), &mut sub_blocks.x);
+                transpose_sub_blocks(wide, columns, at, src.len(), &mut sub_blocks.importance);
+                sub_blocks.weigh(wide, wide.splat(variance));
+            }
+            let fits = fit(wide, &mut groups, &kind.grid);
             for (i, bytes) in dst.iter_mut().enumerate() {
                 let (x, column) = (&src[first + i], &columns[first + i]);
                 // The sign of a minimum that is 0 is in the file, and only the scalar code knows it.
@@ -94,29 +98,35 @@ fn weighted<S: Simd, const BYTES: usize>(
     Ok(())
 }
 
+/// Blocks of two groups of the widest vector.
+const MAX_TOGETHER: usize = 2 * MAX_LANES;
+
 /// What fits some blocks: a value for each. See [`AffineFit`](super::affine::AffineFit).
 struct Fits {
-    scales: [f32; MAX_LANES],
-    mins: [f32; MAX_LANES],
-    inverses: [f32; MAX_LANES],
-    starts: [f32; MAX_LANES],
+    scales: [f32; MAX_TOGETHER],
+    mins: [f32; MAX_TOGETHER],
+    inverses: [f32; MAX_TOGETHER],
+    starts: [f32; MAX_TOGETHER],
 }
 
 /// None where vectors would round otherwise than the scalar code.
 #[inline(always)]
-fn fit<S: Simd>(s: S, sub_blocks: &mut SubBlocks<S, SIMPLE_LEN>, grid: &Grid) -> Option<Fits> {
-    let fit = fit_affine::<_, SIMPLE_LEN, false>(s, sub_blocks, grid)?;
-    let zero = [0.0; MAX_LANES];
+fn fit<S: Simd>(s: S, groups: &mut [SubBlocks<S, SIMPLE_LEN>; 2], grid: &Grid) -> Option<Fits> {
+    let zero = [0.0; MAX_TOGETHER];
     let mut fits = Fits {
         scales: zero,
         mins: zero,
         inverses: zero,
         starts: zero,
     };
-    s.store(fit.scale, &mut fits.scales);
-    s.store(fit.min, &mut fits.mins);
-    s.store(fit.inverse, &mut fits.inverses);
-    s.store(fit.start, &mut fits.starts);
+    let found = fit_affine::<_, SIMPLE_LEN, false>(s, groups, grid)?;
+    for (group, fit) in found.iter().enumerate() {
+        let at = group * S::LANES;
+        s.store(fit.scale, &mut fits.scales[at..]);
+        s.store(fit.min, &mut fits.mins[at..]);
+        s.store(fit.inverse, &mut fits.inverses[at..]);
+        s.store(fit.start, &mut fits.starts[at..]);
+    }
     Some(fits)
 }
 
