@@ -215,8 +215,8 @@ const FAULTS: [Fault; 2] = [
     Fault::FromThenOn(io::ErrorKind::StorageFull),
 ];
 
-#[test]
-fn any_operation_fails_and_the_run_is_resumed() {
+/// Fails each operation in turn, and then finishes the work with `--resume` or from the start.
+fn any_operation_fails(is_resumed: bool) {
     let bench = Bench::new();
     for fault in FAULTS {
         at_every_operation(fault, |files, when| {
@@ -224,23 +224,19 @@ fn any_operation_fails_and_the_run_is_resumed() {
             if bench.run(files, false).is_err() {
                 bench.assert_nothing_wrong(when);
             }
-            bench.finish(true, when);
+            bench.finish(is_resumed, when);
         });
     }
 }
 
 #[test]
+fn any_operation_fails_and_the_run_is_resumed() {
+    any_operation_fails(true);
+}
+
+#[test]
 fn any_operation_fails_and_the_run_is_repeated() {
-    let bench = Bench::new();
-    for fault in FAULTS {
-        at_every_operation(fault, |files, when| {
-            bench.clear();
-            if bench.run(files, false).is_err() {
-                bench.assert_nothing_wrong(when);
-            }
-            bench.finish(false, when);
-        });
-    }
+    any_operation_fails(false);
 }
 
 #[test]

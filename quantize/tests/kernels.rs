@@ -6,7 +6,7 @@ mod cases;
 
 use cases::Case;
 use yi_gguf::DType;
-use yi_quantize::kernels::{Isa, KernelError, quantize_rows};
+use yi_quantize::kernels::Isa;
 
 /// Pieces (see [`Case`]) per type, with and without an importance matrix each: fewer from the environment where an
 /// emulator takes minutes for what a machine does in a second.
@@ -33,23 +33,7 @@ macro_rules! test_types {
     )* };
 }
 
-test_types! {
-    f32_ is F32,
-    f16 is F16,
-    bf16 is BF16,
-    q4_0 is Q4_0,
-    q4_1 is Q4_1,
-    q5_0 is Q5_0,
-    q5_1 is Q5_1,
-    q8_0 is Q8_0,
-    q2_k is Q2_K,
-    q3_k is Q3_K,
-    q4_k is Q4_K,
-    q5_k is Q5_K,
-    q6_k is Q6_K,
-    iq4_nl is IQ4_NL,
-    iq4_xs is IQ4_XS,
-}
+cases::for_every_type!(test_types);
 
 fn check(dtype: DType, has_importance: bool) {
     let vector_sets: Vec<Isa> = (Isa::available().into_iter())
@@ -59,9 +43,9 @@ fn check(dtype: DType, has_importance: bool) {
     let mut missing = n_pieces();
     for seed in 0.. {
         let case = Case::new(seed, dtype, has_importance);
-        let scalar = quantize(Isa::Scalar, dtype, &case);
+        let scalar = case.quantize(Isa::Scalar, dtype);
         for &isa in &vector_sets {
-            let found = quantize(isa, dtype, &case);
+            let found = case.quantize(isa, dtype);
             assert!(
                 found == scalar,
                 "{dtype}, case {seed}: {isa} differs from scalar"
@@ -72,12 +56,6 @@ fn check(dtype: DType, has_importance: bool) {
             break;
         }
     }
-}
-
-fn quantize(isa: Isa, dtype: DType, case: &Case) -> Result<Vec<u8>, KernelError> {
-    let mut bytes = vec![0xaa; case.n_bytes(dtype)];
-    quantize_rows(isa, dtype, case.rows(), &mut bytes)?;
-    Ok(bytes)
 }
 
 /// Every aarch64 machine has NEON: without it, the tests above would have nothing to compare.

@@ -7,7 +7,7 @@ mod oracle;
 
 use cases::Case;
 use yi_gguf::DType;
-use yi_quantize::kernels::{Isa, KernelError, quantize_rows, readable, supported, to_f32};
+use yi_quantize::kernels::{Isa, KernelError, readable, supported, to_f32};
 
 /// Pieces (see [`Case`]) per type, with and without an importance matrix each.
 const N_PIECES: usize = 100_000;
@@ -33,23 +33,7 @@ macro_rules! test_types {
     )* };
 }
 
-test_types! {
-    f32_ is F32,
-    f16 is F16,
-    bf16 is BF16,
-    q4_0 is Q4_0,
-    q4_1 is Q4_1,
-    q5_0 is Q5_0,
-    q5_1 is Q5_1,
-    q8_0 is Q8_0,
-    q2_k is Q2_K,
-    q3_k is Q3_K,
-    q4_k is Q4_K,
-    q5_k is Q5_K,
-    q6_k is Q6_K,
-    iq4_nl is IQ4_NL,
-    iq4_xs is IQ4_XS,
-}
+cases::for_every_type!(test_types);
 
 #[test]
 fn every_type_that_is_written_can_be_read() {
@@ -62,7 +46,7 @@ fn check(dtype: DType, has_importance: bool) {
     let (mut n_pieces, mut n_refused) = (0, 0);
     for seed in 0.. {
         let case = Case::new(seed, dtype, has_importance);
-        let found = quantize(dtype, &case);
+        let found = case.quantize(Isa::Scalar, dtype);
         if let Err(error) = check_against_ggml(dtype, &case, &found) {
             panic!("{dtype}, case {seed}: {error}");
         }
@@ -111,12 +95,6 @@ fn check_reading(dtype: DType) {
             break;
         }
     }
-}
-
-fn quantize(dtype: DType, case: &Case) -> Result<Vec<u8>, KernelError> {
-    let mut bytes = vec![0xaa; case.n_bytes(dtype)];
-    quantize_rows(Isa::Scalar, dtype, case.rows(), &mut bytes)?;
-    Ok(bytes)
 }
 
 /// Ours must have ggml's bytes, or refuse the first block that has no finite bytes.

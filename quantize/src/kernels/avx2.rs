@@ -46,6 +46,17 @@ impl Avx2 {
 
     lanes::kernels!(enabled);
     lanes::scalar_code!(compiled);
+
+    /// Lane values without their fractions, as 16-bit integers.
+    #[inline(always)]
+    fn shorts(self, v: __m256) -> __m128i {
+        // SAFETY: `self` proves that the CPU has the instructions, which touch registers only.
+        unsafe {
+            let ints = _mm256_cvttps_epi32(v);
+            let high = _mm256_extracti128_si256::<1>(ints);
+            _mm_packs_epi32(_mm256_castsi256_si128(ints), high)
+        }
+    }
 }
 
 /// Methods that are some instructions each.
@@ -84,16 +95,17 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn store_u8(self, v: __m256, out: &mut [u8]) {
         let out = &mut out[..8];
+        let shorts = self.shorts(v);
         // SAFETY: `self` proves that the CPU has the instructions; the store writes the 8 bytes of `out`.
-        unsafe {
-            let ints = _mm256_cvttps_epi32(v);
-            let halves = (
-                _mm256_castsi256_si128(ints),
-                _mm256_extracti128_si256::<1>(ints),
-            );
-            let shorts = _mm_packs_epi32(halves.0, halves.1);
-            _mm_storel_epi64(out.as_mut_ptr().cast(), _mm_packus_epi16(shorts, shorts));
-        }
+        unsafe { _mm_storel_epi64(out.as_mut_ptr().cast(), _mm_packus_epi16(shorts, shorts)) }
+    }
+
+    #[inline(always)]
+    fn store_i8(self, v: __m256, out: &mut [u8]) {
+        let out = &mut out[..8];
+        let shorts = self.shorts(v);
+        // SAFETY: `self` proves that the CPU has the instructions; the store writes the 8 bytes of `out`.
+        unsafe { _mm_storel_epi64(out.as_mut_ptr().cast(), _mm_packs_epi16(shorts, shorts)) }
     }
 
     #[inline(always)]
@@ -120,6 +132,8 @@ impl Simd for Avx2 {
         fn max(a: __m256, b: __m256) -> __m256 = _mm256_max_ps(a, b);
         fn round(a: __m256) -> __m256 =
             _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
+        fn truncate(a: __m256) -> __m256 =
+            _mm256_round_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(a);
         // Floats of one sign are ordered as their bits are, and negative ones are negative integers.
         // Integer instructions leave the multipliers' ports free.
         fn clamp(a: __m256, max: __m256) -> __m256 = {

@@ -95,6 +95,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn store_i8(self, v: __m512, out: &mut [u8]) {
+        // Of each integer, the lowest byte.
+        self.store_u8(v, out);
+    }
+
+    #[inline(always)]
     fn transpose(self, slices: &[&[f32]], out: &mut [__m512]) {
         for (tile, out) in out.chunks_exact_mut(16).enumerate() {
             let mut rows = [self.splat(0.0); 16];
@@ -118,6 +124,8 @@ impl Simd for Avx512 {
         fn max(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b);
         fn round(a: __m512) -> __m512 =
             _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
+        fn truncate(a: __m512) -> __m512 =
+            _mm512_roundscale_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(a);
         // Floats of one sign are ordered as their bits are, and negative ones are negative integers.
         // Integer instructions leave the multipliers' ports free.
         fn clamp(a: __m512, max: __m512) -> __m512 = {

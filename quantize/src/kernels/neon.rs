@@ -78,6 +78,17 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    fn store_i8(self, v: float32x4_t, out: &mut [u8]) {
+        // SAFETY: `self` proves that the CPU has the instructions, which touch registers only.
+        let bytes = unsafe {
+            let shorts = vmovn_s32(vcvtq_s32_f32(v));
+            let bytes = vmovn_s16(vcombine_s16(shorts, shorts));
+            vget_lane_u32::<0>(vreinterpret_u32_s8(bytes))
+        };
+        out[..4].copy_from_slice(&bytes.to_le_bytes());
+    }
+
+    #[inline(always)]
     fn transpose(self, slices: &[&[f32]], out: &mut [float32x4_t]) {
         for (tile, out) in out.chunks_exact_mut(4).enumerate() {
             let mut rows = [self.splat(0.0); 4];
@@ -100,6 +111,7 @@ impl Simd for Neon {
         fn min(a: float32x4_t, b: float32x4_t) -> float32x4_t = vminq_f32(a, b);
         fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t = vmaxq_f32(a, b);
         fn round(a: float32x4_t) -> float32x4_t = vrndnq_f32(a);
+        fn truncate(a: float32x4_t) -> float32x4_t = vrndq_f32(a);
         // Floats of one sign are ordered as their bits are, and negative ones are negative integers.
         // Integer instructions take half the time of those for floats.
         fn clamp(a: float32x4_t, max: float32x4_t) -> float32x4_t = {

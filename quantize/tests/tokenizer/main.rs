@@ -13,7 +13,7 @@ use util::{DEMO, Edit, GOLDEN, VARIANTS, copy_golden, edit_model, golden_json, t
 use yi_gguf::Metadata;
 use yi_quantize::checkpoint::Folder;
 use yi_quantize::tokenizer::{
-    GenerationConfig, SourceTokenizer, SpmTokenizer, TokenType, TokenizerError, self_test,
+    GenerationConfig, SelfTest, SourceTokenizer, SpmTokenizer, TokenType, TokenizerError, self_test,
 };
 
 fn metadata_of(source: &SourceTokenizer) -> Metadata {
@@ -285,6 +285,24 @@ fn the_self_test_names_the_text_that_differs() {
         }) => assert!(text.contains("<|im_start|>")),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn what_has_passed_the_self_test_is_tested_again_once_it_changes() {
+    let source = SourceTokenizer::load(&Folder::new(Path::new(GOLDEN).join("yi-8layer"))).unwrap();
+    let good = metadata_of(&source);
+    let tests = SelfTest::default();
+    tests.run(&source, &good).unwrap();
+    tests.run(&source, &good).unwrap();
+    let mut changed = good.clone();
+    changed
+        .set("tokenizer.ggml.add_space_prefix", true)
+        .unwrap();
+    for _ in 0..2 {
+        let error = tests.run(&source, &changed).unwrap_err();
+        assert!(matches!(error, TokenizerError::SelfTest { .. }), "{error}");
+    }
+    tests.run(&source, &good).unwrap();
 }
 
 #[test]

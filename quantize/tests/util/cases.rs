@@ -2,7 +2,33 @@
 #![allow(dead_code)] // the tests of each package use their own part
 
 use yi_gguf::DType;
-use yi_quantize::kernels::Rows;
+use yi_quantize::kernels::{Isa, KernelError, Rows, quantize_rows};
+
+/// Calls a macro with every type that is written, each with a name for its tests.
+#[allow(unused_macros)]
+macro_rules! for_every_type {
+    ($test:ident) => {
+        $test! {
+            f32_ is F32,
+            f16 is F16,
+            bf16 is BF16,
+            q4_0 is Q4_0,
+            q4_1 is Q4_1,
+            q5_0 is Q5_0,
+            q5_1 is Q5_1,
+            q8_0 is Q8_0,
+            q2_k is Q2_K,
+            q3_k is Q3_K,
+            q4_k is Q4_K,
+            q5_k is Q5_K,
+            q6_k is Q6_K,
+            iq4_nl is IQ4_NL,
+            iq4_xs is IQ4_XS,
+        }
+    };
+}
+#[allow(unused_imports)]
+pub(crate) use for_every_type;
 
 /// Weights for one call: a few rows of a few blocks.
 pub struct Case {
@@ -43,6 +69,13 @@ impl Case {
             n_cols: self.n_cols,
             importance: self.importance.as_deref(),
         }
+    }
+
+    /// What they become.
+    pub fn quantize(&self, isa: Isa, dtype: DType) -> Result<Vec<u8>, KernelError> {
+        let mut bytes = vec![0xaa; self.n_bytes(dtype)];
+        quantize_rows(isa, dtype, self.rows(), &mut bytes)?;
+        Ok(bytes)
     }
 
     /// What `rows` take in a file.

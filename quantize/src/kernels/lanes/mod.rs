@@ -14,9 +14,11 @@
 //! take the way through memory.
 
 mod affine;
+mod halves;
 mod input;
 mod iq4;
 mod one_by_one;
+mod one_scale;
 #[cfg(test)]
 mod plain;
 mod q2_k;
@@ -26,11 +28,12 @@ mod q4_1;
 mod q4_k;
 mod q6_k;
 mod simd;
-mod simple;
 mod symmetric;
 mod twice;
 
+pub use halves::{bf16, f16};
 pub use iq4::{iq4_nl, iq4_xs};
+pub use one_scale::q8_0;
 pub use q2_k::q2_k;
 pub use q3_k::q3_k;
 pub use q4_0::{q4_0, q5_0};
@@ -38,7 +41,6 @@ pub use q4_1::{q4_1, q5_1};
 pub use q4_k::{q4_k, q5_k};
 pub use q6_k::q6_k;
 pub use simd::Simd;
-pub use simple::{bf16, f16, q8_0};
 pub use twice::Twice;
 
 /// Magnitudes up to this one, a little less than 2^22, round in vectors as `nearest_int` rounds.

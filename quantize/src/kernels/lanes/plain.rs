@@ -37,8 +37,14 @@ impl<const N: usize> Simd for Plain<N> {
     }
     fn store_u8(self, v: [f32; N], out: &mut [u8]) {
         *out.first_chunk_mut().unwrap() = v.map(|x| {
-            assert_eq!(x, f32::from(x as u8));
+            assert!((0.0..256.0).contains(&x), "{x}");
             x as u8
+        });
+    }
+    fn store_i8(self, v: [f32; N], out: &mut [u8]) {
+        *out.first_chunk_mut().unwrap() = v.map(|x| {
+            assert_eq!(x, f32::from(x as i8));
+            x as i8 as u8
         });
     }
     fn transpose(self, slices: &[&[f32]], out: &mut [[f32; N]]) {
@@ -74,6 +80,9 @@ impl<const N: usize> Simd for Plain<N> {
     fn round(self, a: [f32; N]) -> [f32; N] {
         // As `nearest_int`: magnitudes from 2^22 on give anything, and -0 becomes 0.
         a.map(|x| x + 12_582_912.0 - 12_582_912.0)
+    }
+    fn truncate(self, a: [f32; N]) -> [f32; N] {
+        a.map(f32::trunc)
     }
     fn clamp(self, a: [f32; N], max: [f32; N]) -> [f32; N] {
         self.max(self.min(a, max), [0.0; N])

@@ -1,17 +1,21 @@
 //! Q4_0 and Q5_0 in lanes: blocks of 32 weights with a scale, searched for where there is an importance matrix.
 
 use super::input::{MAX_LANES, RowVariances, transpose_sub_blocks, weigh};
+use super::one_scale::symmetric_blocks;
 use super::symmetric::{SubBlocks, fit_symmetric, round_scaled};
 use super::{Simd, Twice};
 use crate::kernels::block::{Block, Q4_0, Q5_0, SIMPLE_LEN, fifth_bits, pack_halves};
-use crate::kernels::scalar::{self, finite_f16};
+use crate::kernels::scalar::{finite_f16, simple};
 use crate::kernels::{OutOfRange, Rows};
 
 /// [`q4_0_row`](crate::kernels::scalar::q4_0_row)
 #[inline(always)]
 pub fn q4_0<S: Simd>(s: S, rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
     match rows.importance {
-        None => scalar::q4_0_row(rows, dst),
+        None => {
+            let (src, dst) = (rows.weights.as_chunks().0, dst.as_chunks_mut().0);
+            symmetric_blocks(s, src, dst, 8, q4_0_block, simple::q4_0)
+        }
         Some(columns) => weighted(s, rows, columns, dst, 8, q4_0_block),
     }
 }
@@ -20,31 +24,34 @@ pub fn q4_0<S: Simd>(s: S, rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange
 #[inline(always)]
 pub fn q5_0<S: Simd>(s: S, rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange> {
     match rows.importance {
-        None => scalar::q5_0_row(rows, dst),
+        None => {
+            let (src, dst) = (rows.weights.as_chunks().0, dst.as_chunks_mut().0);
+            symmetric_blocks(s, src, dst, 16, q5_0_block, simple::q5_0)
+        }
         Some(columns) => weighted(s, rows, columns, dst, 16, q5_0_block),
     }
 }
 
 #[inline(always)]
-fn q4_0_block(d: u16, levels: &[u8; SIMPLE_LEN]) -> [u8; 18] {
+fn q4_0_block(d: u16, levels: &[u8; SIMPLE_LEN]) -> Q4_0 {
     let qs = pack_halves(levels);
-    Q4_0 { d, qs }.to_bytes()
+    Q4_0 { d, qs }
 }
 
 #[inline(always)]
-fn q5_0_block(d: u16, levels: &[u8; SIMPLE_LEN]) -> [u8; 22] {
+fn q5_0_block(d: u16, levels: &[u8; SIMPLE_LEN]) -> Q5_0 {
     let (qs, qh) = (pack_halves(levels), fifth_bits(levels));
-    Q5_0 { d, qh, qs }.to_bytes()
+    Q5_0 { d, qh, qs }
 }
 
 #[inline(always)]
-fn weighted<S: Simd, const BYTES: usize>(
+fn weighted<S: Simd, B: Block<BYTES>, const BYTES: usize>(
     s: S,
     rows: &Rows,
     columns: &[f32],
     dst: &mut [u8],
     n_max: i32,
-    to_bytes: impl Fn(u16, &[u8; SIMPLE_LEN]) -> [u8; BYTES],
+    to_block: impl Fn(u16, &[u8; SIMPLE_LEN]) -> B,
 ) -> Result<(), OutOfRange> {
     let n_cols = rows.n_cols;
     let columns = columns.as_chunks::<SIMPLE_LEN>().0;
@@ -79,7 +86,7 @@ fn weighted<S: Simd, const BYTES: usize>(
                 if are_zero[i] == 0.0 {
                     round_scaled(s, &src[first + i], inverses[i], n_max, &mut levels);
                 }
-                *bytes = to_bytes(d, &levels);
+                *bytes = to_block(d, &levels).to_bytes();
             }
         }
     }

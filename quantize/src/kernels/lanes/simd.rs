@@ -18,8 +18,10 @@ pub trait Simd: Copy {
     fn load(self, x: &[f32]) -> Self::F;
     /// Into the first `LANES` of `out`.
     fn store(self, v: Self::F, out: &mut [f32]);
-    /// Lane values, which are integers from 0 to 255, into the first `LANES` of `out`.
+    /// Lane values from 0 to less than 256, without their fractions, into the first `LANES` of `out`.
     fn store_u8(self, v: Self::F, out: &mut [u8]);
+    /// Lane values, which are integers from -128 to 127, into the first `LANES` of `out`, in two's complement.
+    fn store_i8(self, v: Self::F, out: &mut [u8]);
     /// `out[i]` gets element `i` of each of the `LANES` slices, which are as long as `out`; that
     /// is a multiple of 16.
     fn transpose(self, slices: &[&[f32]], out: &mut [Self::F]);
@@ -44,6 +46,9 @@ pub trait Simd: Copy {
     /// either.
     fn round(self, a: Self::F) -> Self::F;
 
+    /// The integer between `a` and 0 that is nearest to `a`, for magnitudes below 2^22; the sign of zero is either.
+    fn truncate(self, a: Self::F) -> Self::F;
+
     /// `a`, an integer of magnitude below 2^22, moved into 0 to `max`; the sign of zero is either.
     fn clamp(self, a: Self::F, max: Self::F) -> Self::F;
     /// `a`, of magnitude below 2^22, moved into `min`, which is negative, to `max`, which is positive.
@@ -56,6 +61,12 @@ pub trait Simd: Copy {
     fn lt(self, a: Self::F, b: Self::F) -> Self::M;
     /// Both.
     fn and(self, a: Self::M, b: Self::M) -> Self::M;
+    /// Either, or both.
+    #[inline(always)]
+    fn or(self, a: Self::M, b: Self::M) -> Self::M {
+        let all = self.lt(self.splat(0.0), self.splat(1.0));
+        self.and_not(all, self.and(self.and_not(all, a), self.and_not(all, b)))
+    }
     /// `a` and not `b`.
     fn and_not(self, a: Self::M, b: Self::M) -> Self::M;
     /// Whether any lane is true.
@@ -229,6 +240,7 @@ mod tests {
                     for (i, &x) in scaled.iter().enumerate() {
                         let expected = x.round_ties_even();
                         assert_eq!(lanes(s, rounded)[i], expected, "{x:e}");
+                        assert_eq!(lanes(s, s.truncate(s.load(scaled)))[i], x.trunc(), "{x:e}");
                         assert_eq!(clamped[i], expected.clamp(0.0, max), "{x:e}");
                         assert_eq!(limited[i], x.clamp(-max - 1.0, max), "{x:e}");
                     }
@@ -256,9 +268,15 @@ mod tests {
             }
             for first in (0..256).step_by(S::LANES) {
                 let bytes: Vec<u8> = (first..first + S::LANES).map(|x| x as u8).collect();
-                let floats: Vec<f32> = bytes.iter().copied().map(f32::from).collect();
+                for fraction in [0.0, 0.5, 0.99] {
+                    let floats: Vec<f32> = bytes.iter().map(|&x| f32::from(x) + fraction).collect();
+                    let mut out = vec![0; S::LANES];
+                    s.store_u8(s.load(&floats), &mut out);
+                    assert_eq!(out, bytes);
+                }
+                let signed: Vec<f32> = bytes.iter().map(|&x| f32::from(x as i8)).collect();
                 let mut out = vec![0; S::LANES];
-                s.store_u8(s.load(&floats), &mut out);
+                s.store_i8(s.load(&signed), &mut out);
                 assert_eq!(out, bytes);
             }
         }

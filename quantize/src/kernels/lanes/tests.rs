@@ -28,6 +28,7 @@ test_types! {
     q4_1 is Q4_1,
     q5_0 is Q5_0,
     q5_1 is Q5_1,
+    q8_0 is Q8_0,
     q2_k is Q2_K,
     q3_k is Q3_K,
     q4_k is Q4_K,

@@ -30,6 +30,11 @@ impl<S: Simd> Simd for Twice<S> {
         self.0.store_u8(v[1], &mut out[S::LANES..]);
     }
     #[inline(always)]
+    fn store_i8(self, v: Self::F, out: &mut [u8]) {
+        self.0.store_i8(v[0], out);
+        self.0.store_i8(v[1], &mut out[S::LANES..]);
+    }
+    #[inline(always)]
     fn transpose(self, slices: &[&[f32]], out: &mut [Self::F]) {
         let mut half = [self.0.splat(0.0); 32];
         for side in 0..2 {
@@ -77,6 +82,10 @@ impl<S: Simd> Simd for Twice<S> {
     #[inline(always)]
     fn round(self, a: Self::F) -> Self::F {
         [self.0.round(a[0]), self.0.round(a[1])]
+    }
+    #[inline(always)]
+    fn truncate(self, a: Self::F) -> Self::F {
+        [self.0.truncate(a[0]), self.0.truncate(a[1])]
     }
     #[inline(always)]
     fn clamp(self, a: Self::F, max: Self::F) -> Self::F {

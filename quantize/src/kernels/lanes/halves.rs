@@ -1,4 +1,4 @@
-//! The types that are bound by memory: their scalar code, compiled for the instruction set.
+//! 16-bit floats: the scalar code, compiled for the instruction set.
 
 use super::Simd;
 use crate::kernels::{OutOfRange, Rows, scalar};
@@ -16,5 +16,4 @@ macro_rules! scalar_code {
 scalar_code! {
     f16 is f16_row,
     bf16 is bf16_row,
-    q8_0 is q8_0_row,
 }
