@@ -194,6 +194,7 @@ impl Conversion<'_> {
             written.push(gguf);
         }
         check_parts(&written)?;
-        self.input.self_test(written[0].metadata())
+        let tested = || self.input.self_test(written[0].metadata());
+        self.pool.install(tested)
     }
 }

@@ -68,7 +68,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         request = recipe.applied_to(&request);
         prediction = Some(predicted);
     }
-    let plan = Plan::new(&input, &request, imatrix.as_ref())?;
+    let plan = (workers.pool()?).install(|| Plan::new(&input, &request, imatrix.as_ref()))?;
     for warning in &plan.warnings {
         warn(warning);
     }

@@ -50,6 +50,17 @@ impl Avx512 {
 
     lanes::kernels!(enabled);
     lanes::scalar_code!(compiled);
+
+    /// Of each lane's integer, the lowest byte.
+    #[inline(always)]
+    fn store_low_bytes(self, v: __m512, out: &mut [u8]) {
+        let out = &mut out[..16];
+        // SAFETY: `self` proves that the CPU has the instructions; the store writes the 16 bytes of `out`.
+        unsafe {
+            let bytes = _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(v));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+        }
+    }
 }
 
 /// Methods that are one instruction each.
@@ -86,18 +97,12 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn store_u8(self, v: __m512, out: &mut [u8]) {
-        let out = &mut out[..16];
-        // SAFETY: `self` proves that the CPU has the instructions; the store writes the 16 bytes of `out`.
-        unsafe {
-            let bytes = _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(v));
-            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
-        }
+        self.store_low_bytes(v, out);
     }
 
     #[inline(always)]
     fn store_i8(self, v: __m512, out: &mut [u8]) {
-        // Of each integer, the lowest byte.
-        self.store_u8(v, out);
+        self.store_low_bytes(v, out);
     }
 
     #[inline(always)]

@@ -72,22 +72,23 @@ impl SelfTest {
     /// # Errors
     /// As [`self_test`].
     pub fn run(&self, source: &SourceTokenizer, gguf: &Metadata) -> Result<(), TokenizerError> {
-        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
         let is_read = |key: &str| key.starts_with("tokenizer.") || key == "general.name";
-        let read = || gguf.iter().filter(|(key, _)| is_read(key));
-        if !passed.is_empty() && read().eq(passed.iter().map(|(key, value)| (key.as_str(), value)))
-        {
+        let read: Vec<(String, Value)> = (gguf.iter())
+            .filter(|(key, _)| is_read(key))
+            .map(|(key, value)| (key.to_owned(), value.clone()))
+            .collect();
+        let passed = || self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !read.is_empty() && *passed() == read {
             return Ok(());
         }
         self_test(source, gguf)?;
-        *passed = read()
-            .map(|(key, value)| (key.to_owned(), value.clone()))
-            .collect();
+        *passed() = read;
         Ok(())
     }
 }
 
-/// Compares the source's tokenizer with llama.cpp's algorithm on a file's metadata.
+/// Compares the source's tokenizer with llama.cpp's algorithm on a file's metadata, on all threads of the rayon pool that
+/// it is called in.
 ///
 /// The texts: a fixed bilingual sample, each special token alone and in a sentence, and each
 /// ordinary token. Control tokens must never come out of plain text.
@@ -123,13 +124,18 @@ pub fn self_test(source: &SourceTokenizer, gguf: &Metadata) -> Result<(), Tokeni
             tested.push(id);
         }
     }
-    let first_error = (tested.par_iter()).find_map_first(|&id| {
+    let error = |&id: &u32| {
         let (token, kind) = (
             &vocabulary.tokens[id as usize],
             vocabulary.types[id as usize],
         );
         test_token(source, &spm, id, token, kind).err()
-    });
+    };
+    let first_error = match rayon::current_thread_index() {
+        Some(_) => tested.par_iter().find_map_first(error),
+        // Rayon would start as many threads as the machine has, whatever the user says.
+        None => tested.iter().find_map(error),
+    };
     first_error.map_or(Ok(()), Err)
 }
 

@@ -31,14 +31,6 @@ impl<S: Simd, const N: usize> SubBlocks<S, N> {
             levels: [zero; N],
         }
     }
-
-    /// Multiplies the importances with the root of `variance` plus the squared weight.
-    #[inline(always)]
-    pub fn weigh(&mut self, s: S, variance: S::F) {
-        for (w, &x) in self.importance.iter_mut().zip(&self.x) {
-            *w = s.mul(*w, s.sqrt(s.add(variance, s.mul(x, x))));
-        }
-    }
 }
 
 /// `scale * level - min`, per lane.

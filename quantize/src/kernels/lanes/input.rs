@@ -6,8 +6,8 @@ use crate::kernels::{OutOfRange, Rows, largest};
 /// Lanes of the widest vector: twice 16.
 pub const MAX_LANES: usize = 32;
 
-/// Sub-blocks from `first` on, one per lane, of `n` that go through `all` again and again (a row's columns do); the last
-/// one stands in for those that are missing.
+/// Sub-blocks from `first` on, one per lane, of `n` that go through `all` again and again (a row's columns do); others
+/// stand in for those that are missing.
 #[inline(always)]
 pub fn transpose_sub_blocks<S: Simd, const N: usize>(
     s: S,

@@ -5,30 +5,28 @@
 
 use super::Simd;
 use crate::kernels::block::{Block, SIMPLE_LEN};
-use crate::kernels::scalar::{finite_f16, simple};
+use crate::kernels::scalar::finite_f16;
+use crate::kernels::scalar::simple::{self, ALMOST_HALF};
 use crate::kernels::{OutOfRange, Rows};
 
 /// Weights of a block.
 type Weights = [f32; SIMPLE_LEN];
 
-/// Lanes of the widest vector.
-const MAX_LANES: usize = 16;
-
-/// Adding a whole half would carry 0.49999997 to 1.
-const ALMOST_HALF: f32 = 0.5f32.next_down();
+/// Blocks that go together: lanes of the widest vector.
+const MAX_TOGETHER: usize = 16;
 
 /// Scales of some blocks, and their reciprocals: infinite for blocks that are left to the scalar code.
 struct Scales {
-    d: [f32; MAX_LANES],
-    inverse: [f32; MAX_LANES],
+    d: [f32; MAX_TOGETHER],
+    inverse: [f32; MAX_TOGETHER],
 }
 
 impl Scales {
     #[inline(always)]
     fn new<S: Simd>(s: S, d: S::F) -> Self {
         let mut scales = Self {
-            d: [0.0; MAX_LANES],
-            inverse: [0.0; MAX_LANES],
+            d: [0.0; MAX_TOGETHER],
+            inverse: [0.0; MAX_TOGETHER],
         };
         s.store(d, &mut scales.d);
         s.store(s.div(s.splat(1.0), d), &mut scales.inverse);
@@ -66,7 +64,7 @@ pub fn q8_0<S: Simd>(s: S, rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange
     Ok(())
 }
 
-/// The scaled weights to the nearest integers, halves away from zero; their magnitudes are at most 127.
+/// The scaled weights to the nearest integers, halves away from zero; their magnitudes are hardly more than 127.
 #[inline(always)]
 fn round<S: Simd>(s: S, x: &Weights, inverse: f32, levels: &mut [u8]) {
     let (zero, inverse) = (s.splat(0.0), s.splat(inverse));
@@ -95,10 +93,9 @@ pub fn symmetric_blocks<S: Simd, B: Block<BYTES>, const BYTES: usize>(
     for (group, (src, dst)) in groups.enumerate() {
         let [min, max] = extremes(s, src);
         let opposite = s.sub(s.splat(0.0), min);
-        let largest = s.select(s.lt(opposite, max), max, min);
         // Of a weight and its opposite, the first counts: that is left to the scalar code, as if there were no scale.
-        let is_clear = s.or(s.lt(opposite, max), s.lt(max, opposite));
-        let largest = s.select(is_clear, largest, s.splat(0.0));
+        let not_above = s.select(s.lt(max, opposite), min, s.splat(0.0));
+        let largest = s.select(s.lt(opposite, max), max, not_above);
         let scales = Scales::new(s, s.div(largest, s.splat(-n)));
         for (i, (x, bytes)) in src.iter().zip(dst).enumerate() {
             let block = group * S::LANES + i;
@@ -123,8 +120,8 @@ pub fn symmetric_blocks<S: Simd, B: Block<BYTES>, const BYTES: usize>(
 #[inline(always)]
 fn extremes<S: Simd>(s: S, src: &[Weights]) -> [S::F; 2] {
     // Of weights `i` and `i + 16` of each block.
-    let mut min = [[0.0; 16]; MAX_LANES];
-    let mut max = [[0.0; 16]; MAX_LANES];
+    let mut min = [[0.0; 16]; MAX_TOGETHER];
+    let mut max = [[0.0; 16]; MAX_TOGETHER];
     for ((x, min), max) in src.iter().zip(&mut min).zip(&mut max) {
         for at in (0..16).step_by(S::LANES) {
             let (a, b) = (s.load(&x[at..]), s.load(&x[at + 16..]));
@@ -147,8 +144,8 @@ fn extremes<S: Simd>(s: S, src: &[Weights]) -> [S::F; 2] {
 }
 
 #[inline(always)]
-fn transpose<S: Simd>(s: S, rows: &[[f32; 16]; MAX_LANES], tile: &mut [S::F; 16]) {
-    let mut slices: [&[f32]; MAX_LANES] = [&[]; MAX_LANES];
+fn transpose<S: Simd>(s: S, rows: &[[f32; 16]; MAX_TOGETHER], tile: &mut [S::F; 16]) {
+    let mut slices: [&[f32]; MAX_TOGETHER] = [&[]; MAX_TOGETHER];
     for (slice, row) in slices.iter_mut().zip(rows) {
         *slice = row;
     }

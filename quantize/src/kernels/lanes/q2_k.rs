@@ -1,7 +1,7 @@
 //! Q2_K in lanes: 16 sub-blocks of 16 weights in a super-block.
 
 use super::affine::{SubBlocks, fit_affine};
-use super::input::{MAX_LANES, sums_of_squares, transpose_sub_blocks};
+use super::input::{MAX_LANES, sums_of_squares, transpose_sub_blocks, weigh};
 use super::{MAX_INTEGER, Simd, Twice};
 use crate::kernels::block::{Block, Q2K, SUPER_LEN};
 use crate::kernels::scalar::q2_k::{self, GRID, Scales, WEIGHTED_GRID};
@@ -94,7 +94,12 @@ fn fit<S: Simd>(
             for (lane, variance) in variance[..S::LANES].iter_mut().enumerate() {
                 *variance = variances[(start + lane) / 16];
             }
-            sub_blocks.weigh(s, s.load(&variance));
+            weigh(
+                s,
+                &sub_blocks.x,
+                &mut sub_blocks.importance,
+                s.load(&variance),
+            );
         } else {
             for (w, &x) in sub_blocks.importance.iter_mut().zip(&sub_blocks.x) {
                 *w = s.abs(x);

@@ -2,11 +2,11 @@
 //! matrix.
 
 use super::affine::{SubBlocks, fit_affine};
-use super::input::{MAX_LANES, RowVariances, transpose_sub_blocks};
+use super::input::{MAX_LANES, RowVariances, transpose_sub_blocks, weigh};
 use super::{Simd, Twice};
 use crate::kernels::block::{Block, Q4_1, Q5_1, SIMPLE_LEN, fifth_bits, pack_halves};
 use crate::kernels::scalar::search::Grid;
-use crate::kernels::scalar::{self, finite_f16, simple, weigh};
+use crate::kernels::scalar::{self, finite_f16, simple};
 use crate::kernels::{OutOfRange, Rows};
 
 /// Weights of a block, or their importances.
@@ -80,7 +80,12 @@ fn weighted<S: Simd, const BYTES: usize>(
                 let at = first + group * Twice::<S>::LANES;
                 transpose_sub_blocks(wide, src, at, src.len(), &mut sub_blocks.x);
                 transpose_sub_blocks(wide, columns, at, src.len(), &mut sub_blocks.importance);
-                sub_blocks.weigh(wide, wide.splat(variance));
+                weigh(
+                    wide,
+                    &sub_blocks.x,
+                    &mut sub_blocks.importance,
+                    wide.splat(variance),
+                );
             }
             let fits = fit(wide, &mut groups, &kind.grid);
             for (i, bytes) in dst.iter_mut().enumerate() {
@@ -88,7 +93,7 @@ fn weighted<S: Simd, const BYTES: usize>(
                 // The sign of a minimum that is 0 is in the file, and only the scalar code knows it.
                 let found = match fits.as_ref().filter(|fits| fits.mins[i] != 0.0) {
                     Some(fits) => finish(s, x, fits, i, kind),
-                    None => (kind.scalar)(x, &weigh(x, column, variance)),
+                    None => (kind.scalar)(x, &scalar::weigh(x, column, variance)),
                 };
                 let block = row * src.len() + first + i;
                 *bytes = found.ok_or(OutOfRange { block })?;

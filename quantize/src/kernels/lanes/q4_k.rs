@@ -1,6 +1,7 @@
 //! Q4_K and Q5_K in lanes: 8 sub-blocks of 32 weights in a super-block.
 
 use super::affine::{AffineFit, SubBlocks, fit_affine};
+use super::input::{MAX_LANES, weigh};
 use super::{MAX_INTEGER, Simd, Twice};
 use crate::kernels::block::{Block, Q4K, Q5K, SUPER_LEN};
 use crate::kernels::scalar::q4_k::{self, Kind, Q4_K, Q5_K, Scales};
@@ -101,7 +102,7 @@ fn fit<S: Simd>(
     let n_together = S::LANES / 8;
     let last = src.len() - 1;
     for (group, sub_blocks) in groups.iter_mut().enumerate() {
-        let mut slices: [&[f32]; 4 * MAX_TOGETHER] = [&[]; 4 * MAX_TOGETHER];
+        let mut slices: [&[f32]; MAX_LANES] = [&[]; MAX_LANES];
         for (lane, slice) in slices[..S::LANES].iter_mut().enumerate() {
             let super_block = &src[(group * n_together + lane / 8).min(last)];
             *slice = &super_block[lane % 8 * 32..][..32];
@@ -124,19 +125,23 @@ fn fit<S: Simd>(
     } else {
         let sums = sums_of_squares(src);
         for (group, sub_blocks) in groups.iter_mut().enumerate() {
-            let mut slices: [&[f32]; 4 * MAX_TOGETHER] = [&[]; 4 * MAX_TOGETHER];
-            let mut variances = [0.0; 4 * MAX_TOGETHER];
+            let mut slices: [&[f32]; MAX_LANES] = [&[]; MAX_LANES];
+            let mut variances = [0.0; MAX_LANES];
             for (lane, slice) in slices[..S::LANES].iter_mut().enumerate() {
                 let i = group * n_together + lane / 8;
                 *slice = &importance[i.min(last)]?[lane % 8 * 32..][..32];
                 variances[lane] = 2.0 * sums[i] / SUPER_LEN as f32;
             }
             s.transpose(&slices[..S::LANES], &mut sub_blocks.importance);
-            sub_blocks.weigh(s, s.load(&variances));
+            weigh(
+                s,
+                &sub_blocks.x,
+                &mut sub_blocks.importance,
+                s.load(&variances),
+            );
         }
         fit_affine::<_, 32, false>(s, groups, &kind.weighted_grid)?
     };
-    let constant = |fit: &AffineFit<S>| s.select(fit.is_constant, s.splat(1.0), s.splat(0.0));
     let [a, b] = &fits;
     Some(Fits {
         scales: to_rows(s, [a.scale, b.scale]),
@@ -144,8 +149,14 @@ fn fit<S: Simd>(
         importance: importance[0]
             .is_some()
             .then(|| to_rows(s, [a.sum_of_importance, b.sum_of_importance])),
-        constant: to_rows(s, [constant(a), constant(b)]),
+        constant: to_rows(s, [constant(s, a), constant(s, b)]),
     })
+}
+
+/// 1 for lanes whose levels are all 0, else 0.
+#[inline(always)]
+fn constant<S: Simd>(s: S, fit: &AffineFit<S>) -> S::F {
+    s.select(fit.is_constant, s.splat(1.0), s.splat(0.0))
 }
 
 /// Lanes of two groups by super-block.

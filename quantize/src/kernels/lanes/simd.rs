@@ -61,12 +61,6 @@ pub trait Simd: Copy {
     fn lt(self, a: Self::F, b: Self::F) -> Self::M;
     /// Both.
     fn and(self, a: Self::M, b: Self::M) -> Self::M;
-    /// Either, or both.
-    #[inline(always)]
-    fn or(self, a: Self::M, b: Self::M) -> Self::M {
-        let all = self.lt(self.splat(0.0), self.splat(1.0));
-        self.and_not(all, self.and(self.and_not(all, a), self.and_not(all, b)))
-    }
     /// `a` and not `b`.
     fn and_not(self, a: Self::M, b: Self::M) -> Self::M;
     /// Whether any lane is true.

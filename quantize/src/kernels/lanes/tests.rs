@@ -46,12 +46,18 @@ fn check(dtype: DType, has_importance: bool) {
     ];
     for seed in 0..N_CASES {
         let case = Case::new(seed, dtype, has_importance);
-        // Again and again, so that blocks fill several vectors, each in many places.
-        let n_times = if seed % 16 == 0 { 13 } else { 1 };
+        // Again and again, so that blocks fill several vectors, each in many places: in more rows, or in longer ones.
+        let (n_times, n_wider) = match seed % 16 {
+            0 => (13, 1),
+            1 => (17, 17),
+            _ => (1, 1),
+        };
         let weights = case.weights.repeat(n_times);
+        let importance = case.importance.as_ref().map(|w| w.repeat(n_wider));
         let rows = Rows {
             weights: &weights,
-            ..case.rows()
+            n_cols: case.n_cols * n_wider,
+            importance: importance.as_deref(),
         };
         let n_bytes = n_times * case.n_bytes(dtype);
         let expected = quantize(scalar, &rows, n_bytes);

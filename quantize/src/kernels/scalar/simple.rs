@@ -194,11 +194,12 @@ fn levels<T: Copy + Default>(
     }
 }
 
+/// What rounds to the nearest integer before the fraction is cut off: a whole half would carry 0.49999997 to 1.
+pub const ALMOST_HALF: f32 = 0.5f32.next_down();
+
 /// A scaled weight to the nearest level, halves away from zero.
 #[inline(always)]
 fn round(x: f32) -> i8 {
-    /// Adding a whole half would carry 0.49999997 to 1.
-    const ALMOST_HALF: f32 = 0.5f32.next_down();
     let magnitude = floor(x.abs() + ALMOST_HALF) as i32;
     // All bits, or none.
     let sign = x.to_bits() as i32 >> 31;
