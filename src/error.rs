@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use yi_quantize::error::exit_code;
 
-use crate::engine::generate::GenerateError;
+use crate::engine::EngineError;
 use crate::engine::sample::SamplingError;
 use crate::engine::template::TemplateError;
 use crate::engine::tokenize::TextError;
@@ -26,6 +26,8 @@ pub enum Kind {
     Memory,
     /// The model cannot do what is asked: no tokenizer, no chat template, a prompt longer than the context.
     Unsupported,
+    /// Too much is asked at once; later it may be possible.
+    Busy,
     /// Ctrl-C.
     Interrupted,
 }
@@ -35,7 +37,8 @@ impl Kind {
     #[must_use]
     pub fn exit_code(self) -> u8 {
         match self {
-            Kind::Internal => exit_code::INTERNAL,
+            // No command asks for more than one thing at a time.
+            Kind::Internal | Kind::Busy => exit_code::INTERNAL,
             Kind::Usage => exit_code::USAGE,
             Kind::InvalidInput => exit_code::INVALID_INPUT,
             Kind::Io => exit_code::IO,
@@ -98,9 +101,9 @@ pub enum Error {
     /// The text has no tokens.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// Generation failed.
+    /// A request was refused, or has no answer.
     #[error(transparent)]
-    Generate(#[from] GenerateError),
+    Engine(#[from] EngineError),
     /// A sampling flag is out of range.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
@@ -204,11 +207,7 @@ impl Error {
             Error::Template(_) => Kind::InvalidInput,
             Error::Text(TextError::Tokenize(TokenizeError::Stack { .. })) => Kind::Memory,
             Error::Text(_) => Kind::Unsupported,
-            Error::Generate(GenerateError::EmptyPrompt) => Kind::Usage,
-            Error::Generate(GenerateError::PromptTooLong { .. }) => Kind::Unsupported,
-            Error::Generate(GenerateError::NotANumber { .. }) => Kind::InvalidInput,
-            Error::Generate(GenerateError::Decode(DecodeError::Stopped)) => Kind::Interrupted,
-            Error::Generate(GenerateError::Decode(_)) => Kind::Internal,
+            Error::Engine(error) => engine_kind(error),
             Error::Sampling(_) | Error::Usage { .. } => Kind::Usage,
             Error::NoTokenizer { .. } | Error::NoChatTemplate { .. } | Error::NoDecoder { .. } => {
                 Kind::Unsupported
@@ -247,15 +246,7 @@ impl Error {
             Error::Template(_) => {
                 "use another template with --chat-template-file, or --chat-template chatml"
             }
-            Error::Generate(GenerateError::EmptyPrompt) => {
-                "give a text with -p, -f or on standard input"
-            }
-            Error::Generate(GenerateError::PromptTooLong { .. }) => {
-                "shorten it, or choose a longer context with -c (0 = the model's own length)"
-            }
-            Error::Generate(GenerateError::NotANumber { .. }) => {
-                "the file may be damaged: check it, or quantize the model again"
-            }
+            Error::Engine(error) => engine_hint(error)?,
             Error::NoTokenizer { .. } => {
                 "convert the model again with its tokenizer files in the same folder"
             }
@@ -289,5 +280,36 @@ fn gguf_kind(error: &yi_gguf::Error) -> Kind {
         yi_gguf::Error::Io { .. } | yi_gguf::Error::NotAFile => Kind::Io,
         yi_gguf::Error::OutOfMemory { .. } => Kind::Memory,
         _ => Kind::InvalidInput,
+    }
+}
+
+fn engine_kind(error: &EngineError) -> Kind {
+    match error {
+        EngineError::EmptyPrompt
+        | EngineError::TokenOutOfRange { .. }
+        | EngineError::Sampling(_)
+        | EngineError::StopStrings { .. }
+        | EngineError::StopStringLength { .. }
+        | EngineError::Logprobs { .. } => Kind::Usage,
+        EngineError::ContextLengthExceeded { .. } => Kind::Unsupported,
+        EngineError::QueueFull { .. } => Kind::Busy,
+        EngineError::NotANumber { .. } => Kind::InvalidInput,
+        EngineError::Decode(DecodeError::Stopped) => Kind::Interrupted,
+        EngineError::Thread(_) => Kind::Memory,
+        EngineError::Decode(_) | EngineError::ShutDown | EngineError::Panicked => Kind::Internal,
+    }
+}
+
+fn engine_hint(error: &EngineError) -> Option<&'static str> {
+    match error {
+        EngineError::EmptyPrompt => Some("give a text with -p, -f or on standard input"),
+        EngineError::ContextLengthExceeded { .. } => Some(
+            "shorten it, ask for fewer tokens with -n, or choose a longer context with -c (0 = the model's own length)",
+        ),
+        EngineError::NotANumber { .. } => {
+            Some("the file may be damaged: check it, or quantize the model again")
+        }
+        EngineError::QueueFull { .. } => Some("ask again later"),
+        _ => None,
     }
 }

@@ -1,5 +1,7 @@
 //! A model file: validated in Rust first, then loaded by llama.cpp from the same open file.
 
+pub mod loaded;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

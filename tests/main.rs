@@ -3,6 +3,7 @@
 mod chat;
 mod cli;
 mod demo;
+mod engine;
 mod families;
 mod gguf;
 mod inspect;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::engine::generate::Limits;
+use crate::engine::Limits;
 use crate::engine::sample::SamplingParams;
 use crate::error::Error;
 use crate::llama::MAX_THREADS;

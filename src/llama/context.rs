@@ -19,7 +19,7 @@ pub struct ContextParams {
     pub n_batch: u32,
     /// The most tokens that are computed at once.
     pub n_ubatch: u32,
-    /// Number of sequences.
+    /// Number of sequences, at most as many as tokens in a batch.
     pub n_seq_max: u32,
     /// Threads to compute with, 1 to [`MAX_THREADS`].
     pub n_threads: usize,
@@ -64,7 +64,7 @@ pub enum ContextError {
 }
 
 /// Why a batch was not computed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum DecodeError {
     /// A batch that llama.cpp would refuse or abort on.
     #[error("invalid batch: {0}")]
@@ -151,6 +151,12 @@ impl Context {
             u64::from(params.n_seq_max),
             n_seq_limit as u64,
         )?;
+        // llama.cpp aborts where a batch has no room for a token of each sequence.
+        check(
+            "the number of sequences",
+            u64::from(params.n_seq_max),
+            u64::from(params.n_ubatch.min(params.n_batch)),
+        )?;
         check(
             "the number of threads",
             params.n_threads as u64,
@@ -163,6 +169,8 @@ impl Context {
         raw.n_batch = params.n_batch;
         raw.n_ubatch = params.n_ubatch.min(params.n_batch);
         raw.n_seq_max = params.n_seq_max;
+        // One cache for all sequences: any of them may fill it, and sharing a start costs nothing.
+        raw.kv_unified = true;
         raw.n_threads = params.n_threads as i32;
         raw.n_threads_batch = params.n_threads as i32;
         raw.no_perf = true;
@@ -242,6 +250,12 @@ impl Context {
     #[must_use]
     pub fn n_batch(&self) -> usize {
         self.n_batch
+    }
+
+    /// Number of sequences.
+    #[must_use]
+    pub fn n_seq_max(&self) -> usize {
+        self.n_seq_max as usize
     }
 
     /// Computes a batch; afterwards [`Context::logits`] gives the outputs it asked for.
@@ -363,15 +377,40 @@ impl Context {
     }
 
     /// Removes the tokens of a sequence from position `from` on. False when this kind of model cannot
-    /// remove a part (recurrent ones): then [`Context::clear`] and compute again.
+    /// remove a part (recurrent ones): then remove all from position 0 on, and compute again.
     pub fn truncate(&mut self, sequence: u32, from: usize) -> bool {
-        let (Ok(sequence), Ok(from)) = (i32::try_from(sequence), i32::try_from(from)) else {
+        let in_range = sequence < self.n_seq_max;
+        let (Ok(sequence), Ok(from), true) =
+            (i32::try_from(sequence), i32::try_from(from), in_range)
+        else {
             return false;
         };
         // SAFETY: the context is alive; the memory belongs to it and is null for models without one.
         unsafe {
             let memory = sys::llama_get_memory(self.context.as_ptr());
             memory.is_null() || sys::llama_memory_seq_rm(memory, sequence, from, -1)
+        }
+    }
+
+    /// Lets the sequence `to`, which must be empty, hold the first `n` tokens of `from`, too. Not for
+    /// recurrent models, whose state is that of the last token. Sequences out of range are left alone.
+    pub fn share(&mut self, from: u32, to: u32, n: usize) {
+        let in_range = from < self.n_seq_max && to < self.n_seq_max;
+        let (Ok(from), Ok(to), Ok(n), true) = (
+            i32::try_from(from),
+            i32::try_from(to),
+            i32::try_from(n),
+            in_range,
+        ) else {
+            return;
+        };
+        // SAFETY: the context is alive; both sequences are in range and lie in one cache (`kv_unified`), so
+        // that copying a part is allowed.
+        unsafe {
+            let memory = sys::llama_get_memory(self.context.as_ptr());
+            if !memory.is_null() {
+                sys::llama_memory_seq_cp(memory, from, to, 0, n);
+            }
         }
     }
 

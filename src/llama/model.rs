@@ -181,6 +181,17 @@ impl Model {
         unsafe { sys::llama_model_has_decoder(self.model.as_ptr()) }
     }
 
+    /// Whether the state is that of the last token, wholly or in some layers, so that the end of a
+    /// sequence cannot be removed (Mamba, RWKV and their hybrids).
+    #[must_use]
+    pub fn is_recurrent(&self) -> bool {
+        // SAFETY: the model is loaded.
+        unsafe {
+            sys::llama_model_is_recurrent(self.model.as_ptr())
+                || sys::llama_model_is_hybrid(self.model.as_ptr())
+        }
+    }
+
     /// Whether the prompt goes through an encoder (T5 and its kin).
     #[must_use]
     pub fn has_encoder(&self) -> bool {

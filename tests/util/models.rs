@@ -62,6 +62,16 @@ pub fn golden() -> &'static Path {
     &GOLDEN
 }
 
+/// The bundled demo model, which answers questions.
+pub fn demo() -> &'static Path {
+    static DEMO: LazyLock<PathBuf> = LazyLock::new(|| {
+        let path = path_of("demo-bf16");
+        convert_checkpoint(&fixture("yi-demo"), &path, FileType::BF16);
+        path
+    });
+    &DEMO
+}
+
 /// A llama model with the golden checkpoint's vocabulary, ChatML and a long context. Its weights are
 /// random, so it writes random words: visible ones, unlike the golden model.
 pub fn chatty() -> &'static Path {
