@@ -10,6 +10,7 @@ use yi::{
     StopReason,
 };
 
+use crate::util::architectures;
 use crate::util::models::{self, Random};
 
 /// Where the two best logits are closer, the order in which a kernel adds may decide.
@@ -519,4 +520,56 @@ fn as_many_requests_at_once_as_fit_into_a_batch() {
     };
     let refused = model.engine(&context, &EngineParams::default(), Arc::default());
     assert_eq!(refused.unwrap_err().kind().exit_code(), 2);
+}
+
+#[test]
+fn a_recurrent_model_goes_on_where_it_is_and_begins_again_elsewhere() {
+    let model = Model::open(architectures::mamba()).unwrap();
+    let engine = engine(&model, 3, 4096, &EngineParams::default());
+    let ask = |request: &Request| {
+        let outcome = engine.submit(request.clone()).unwrap().finish().unwrap();
+        same_but_for_rounding(&outcome, &alone(&model, request));
+        outcome
+    };
+    let first = endless(&model, "Hello world", 12);
+    let answer = ask(&first);
+    // The same again: the state has the answer in it, too, and cannot go back.
+    assert_eq!(ask(&first).stats.n_cached, 0);
+    // The conversation goes on: all that was computed is a part of the prompt.
+    let mut next = endless(&model, "And now?", 12);
+    let mut prompt = [&first.prompt[..], &answer.tokens[..]].concat();
+    let n_computed = prompt.len() - 1;
+    prompt.append(&mut next.prompt);
+    next.prompt = prompt;
+    assert_eq!(ask(&next).stats.n_cached, n_computed);
+
+    // Several at once, some of them cancelled in their middle.
+    let requests = ["one", "two three", "four", "five six seven"].map(|t| endless(&model, t, 20));
+    let answers = requests
+        .each_ref()
+        .map(|r| engine.submit(r.clone()).unwrap());
+    for (i, (request, mut answer)) in requests.iter().zip(answers).enumerate() {
+        if i % 2 == 0 {
+            assert!(answer.next().unwrap().is_ok());
+        } else {
+            same_but_for_rounding(&answer.finish().unwrap(), &alone(&model, request));
+        }
+    }
+    ask(&next);
+}
+
+#[test]
+fn an_encoder_decoder_model_answers_one_after_the_other() {
+    let model = Model::open(architectures::t5()).unwrap();
+    let engine = engine(&model, 4, 512, &EngineParams::default());
+    let requests = ["Hello world", "one two three", "Hello world"].map(|t| endless(&model, t, 10));
+    let answers = requests
+        .each_ref()
+        .map(|r| engine.submit(r.clone()).unwrap());
+    for (request, answer) in requests.iter().zip(answers) {
+        let outcome = answer.finish().unwrap();
+        assert_eq!(outcome.stats.n_prompt, request.prompt.len());
+        assert_eq!((outcome.tokens.len(), outcome.stats.n_cached), (10, 0));
+        assert_eq!(outcome.tokens, alone(&model, request).tokens);
+    }
 }
