@@ -1,4 +1,4 @@
-//! Answers several questions at once, each as a line of its own when it is done.
+//! Answers several questions at once, each on a line of its own, and says how fast all of them were together.
 //!
 //! ```text
 //! parallel MODEL.gguf QUESTION...
@@ -7,6 +7,7 @@
 use std::error::Error;
 use std::io::Write as _;
 use std::sync::Arc;
+use std::time::Instant;
 
 use yi::engine::template::{CHATML, Message, Role};
 use yi::{ContextParams, EngineParams, Model, Request};
@@ -26,6 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let engine = model.engine(&context, &EngineParams::default(), Arc::default())?;
 
+    let start = Instant::now();
     // All are asked before the first answer is read.
     let mut answers = Vec::new();
     for question in questions {
@@ -36,9 +38,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         request.limits.n_predict = Some(128);
         answers.push(engine.submit(request)?);
     }
+    let mut n_generated = 0;
     for (question, answer) in questions.iter().zip(answers) {
         let outcome = answer.finish()?;
         let stats = outcome.stats;
+        n_generated += stats.n_generated;
         writeln!(
             std::io::stdout(),
             "{question} -> {} ({} of {} prompt tokens cached, {} generated)",
@@ -48,5 +52,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             stats.n_generated
         )?;
     }
+    let seconds = start.elapsed().as_secs_f64();
+    let speed = n_generated as f64 / seconds;
+    writeln!(
+        std::io::stderr(),
+        "{n_generated} tokens in {seconds:.2} s: {speed:.1} tokens/s"
+    )?;
     Ok(())
 }
