@@ -62,6 +62,7 @@ fn log_probabilities(model: Arc<Model>, ids: &[TokenId]) -> Result<Vec<Vec<f32>>
         n_batch: N_CTX,
         n_ubatch: N_CTX,
         n_threads: 2,
+        n_threads_batch: 2,
         ..ContextParams::default()
     };
     let mut context = Context::new(model, &params, Arc::new(AtomicBool::new(false)))?;

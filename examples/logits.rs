@@ -36,6 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         n_batch: n_ids,
         n_ubatch: n_ids.min(512),
         n_threads,
+        n_threads_batch: n_threads,
         ..ContextParams::default()
     };
     let mut context = Context::new(model, &params, Arc::new(AtomicBool::new(false)))?;

@@ -9,7 +9,8 @@ use crate::engine::generate::GenerateError;
 use crate::engine::sample::SamplingError;
 use crate::engine::template::TemplateError;
 use crate::engine::tokenize::TextError;
-use crate::llama::{BackendError, ContextError, DecodeError, LoadError, TokenizeError};
+use crate::fit::Memory;
+use crate::llama::{BackendError, CacheType, ContextError, DecodeError, LoadError, TokenizeError};
 
 /// Kinds of failure; the exit codes are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +92,39 @@ pub enum Error {
         needed: u64,
         /// Bytes.
         available: u64,
+    },
+    /// The model does not fit the machine with these settings.
+    #[error(
+        "the model needs {} of memory: {} of weights that are not mapped, {} for the cache of {n_ctx} tokens, {} to compute; {} are available",
+        gib(memory.anonymous()), gib(memory.resident), gib(memory.kv_cache),
+        gib(memory.compute.saturating_add(memory.scratch)), gib(*.available)
+    )]
+    ModelMemory {
+        /// What it takes.
+        memory: Memory,
+        /// Tokens of the context.
+        n_ctx: u64,
+        /// Bytes.
+        available: u64,
+    },
+    /// Repacking was asked for, of nothing that can be.
+    #[error("no tensor that can be repacked here has a name like {pattern:?}")]
+    NothingToRepack {
+        /// The regular expression.
+        pattern: String,
+    },
+    /// The heads do not divide into the cache type's blocks.
+    #[error(
+        "the {what} cache cannot be {cache_type}: heads of {head_len} numbers are no multiple of its blocks of {}",
+        cache_type.dtype().block_len()
+    )]
+    CacheType {
+        /// `key` or `value`.
+        what: &'static str,
+        /// The type asked for.
+        cache_type: CacheType,
+        /// Numbers in a head's key or value.
+        head_len: u64,
     },
     /// The chat template fails.
     #[error(transparent)]
@@ -193,11 +227,15 @@ impl Error {
                 }
                 LoadError::Refused { .. } => Kind::InvalidInput,
             },
-            Error::Context(ContextError::OutOfRange { .. }) => Kind::Usage,
+            Error::Context(
+                ContextError::OutOfRange { .. } | ContextError::NeedsFlashAttention { .. },
+            )
+            | Error::NothingToRepack { .. } => Kind::Usage,
+            Error::CacheType { .. } => Kind::Unsupported,
             Error::Context(ContextError::VocabularyOnly) => Kind::Internal,
-            Error::Context(ContextError::Refused { .. }) | Error::ContextMemory { .. } => {
-                Kind::Memory
-            }
+            Error::Context(ContextError::Refused { .. })
+            | Error::ContextMemory { .. }
+            | Error::ModelMemory { .. } => Kind::Memory,
             Error::Template(TemplateError::Random(_)) => Kind::Internal,
             Error::Template(TemplateError::Refused { .. }) => Kind::Unsupported,
             Error::Template(TemplateError::Untraceable) => Kind::Unsupported,
@@ -238,6 +276,19 @@ impl Error {
             Error::Context(ContextError::Refused { .. }) | Error::ContextMemory { .. } => {
                 "choose a shorter context with -c"
             }
+            Error::ModelMemory { memory, .. } if memory.resident > memory.context() => {
+                "leave out --no-mmap, or use --repack off: weights in the mapped file need not all be in memory; `yi fit` shows what fits"
+            }
+            Error::ModelMemory { .. } => {
+                "choose a shorter context with -c, or a smaller cache with -ctk q8_0 -ctv q8_0; `yi fit` shows what fits"
+            }
+            Error::Context(ContextError::NeedsFlashAttention { .. }) => {
+                "leave out `-fa off`, or choose -ctv f16"
+            }
+            Error::NothingToRepack { .. } => {
+                "`yi inspect` shows names and types; this CPU has kernels for some types only, on AVX2 Q4_0, Q4_K and IQ4_NL"
+            }
+            Error::CacheType { .. } => "use f16, the default",
             Error::Template(TemplateError::Refused { .. }) => {
                 "the model's template decides which messages may follow one another"
             }

@@ -11,6 +11,7 @@ use crate::engine::sample::SamplingParams;
 use crate::engine::template::ChatTemplate;
 use crate::engine::tokenize::Tokenizer;
 use crate::error::Error;
+use crate::fit::{self, Geometry, Memory};
 use crate::llama::{self, Context, ContextParams, LoadParams, Model, Progress, Source, TokenId};
 use yi_quantize::memory;
 
@@ -198,16 +199,89 @@ impl ModelFile {
         Ok(params)
     }
 
+    /// Tokens that the model was trained with; 0 where the file does not say.
+    #[must_use]
+    pub fn n_ctx_train(&self) -> u32 {
+        let metadata = self.metadata();
+        let architecture = metadata.str("general.architecture").ok().flatten();
+        architecture
+            .and_then(|a| {
+                let trained = metadata.unsigned(&format!("{a}.context_length"));
+                trained.ok().flatten()
+            })
+            .map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX))
+    }
+
     /// The length of the context that is meant: `None` gives the default, at most what the model was
     /// trained with; 0 gives just that.
     #[must_use]
-    pub fn resolve_n_ctx(&self, model: &Model, asked: Option<u32>) -> u32 {
-        let trained = u32::try_from(model.n_ctx_train()).unwrap_or(u32::MAX);
+    pub fn resolve_n_ctx(&self, asked: Option<u32>) -> u32 {
+        let trained = self.n_ctx_train();
         match asked {
             None => DEFAULT_N_CTX.min(trained).max(1),
             Some(0) => trained.max(1),
             Some(n) => n,
         }
+    }
+
+    /// The memory that the model takes with these settings, with `repacked` of its weights' bytes in another
+    /// layout. Without the parts that a context takes where the file does not state its widths.
+    #[must_use]
+    pub fn memory(&self, load: &LoadParams, context: &ContextParams, repacked: u64) -> Memory {
+        let weights = fit::weight_bytes(&self.headers);
+        let resident = if load.mmap { repacked } else { weights };
+        let context = Geometry::new(&self.headers)
+            .map(|geometry| fit::context_memory(&geometry, context))
+            .unwrap_or_default();
+        Memory {
+            mapped: weights - resident.min(weights),
+            resident,
+            ..context
+        }
+    }
+
+    /// Refuses settings that cannot work with the model, and such as need more memory than there is.
+    ///
+    /// # Errors
+    /// [`Error::CacheType`], [`Error::ModelMemory`].
+    pub fn check_settings(
+        &self,
+        load: &LoadParams,
+        context: &ContextParams,
+        repacked: u64,
+    ) -> Result<(), Error> {
+        self.check_cache_types(context)?;
+        let memory = self.memory(load, context, repacked);
+        if let Some(available) = memory::available_bytes()
+            && memory.anonymous() > available
+        {
+            return Err(Error::ModelMemory {
+                memory,
+                n_ctx: context.n_ctx.into(),
+                available,
+            });
+        }
+        Ok(())
+    }
+
+    /// A quantized cache holds whole blocks for each head.
+    fn check_cache_types(&self, context: &ContextParams) -> Result<(), Error> {
+        let Some(geometry) = Geometry::new(&self.headers) else {
+            return Ok(());
+        };
+        for (what, cache_type, head_len) in [
+            ("key", context.type_k, geometry.head_k),
+            ("value", context.type_v, geometry.head_v),
+        ] {
+            if !head_len.is_multiple_of(cache_type.dtype().block_len()) {
+                return Err(Error::CacheType {
+                    what,
+                    cache_type,
+                    head_len,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Makes a context, after a look at the memory it needs.
@@ -220,9 +294,9 @@ impl ModelFile {
         params: &ContextParams,
         stop: Arc<AtomicBool>,
     ) -> Result<Context, Error> {
-        let n_ctx = u64::from(params.n_ctx);
-        let needed = memory::kv_cache_bytes(self.metadata(), n_ctx)
-            .map(|cache| cache.saturating_add(memory::mask_bytes(n_ctx, params.n_ubatch.into())));
+        self.check_cache_types(params)?;
+        let needed = Geometry::new(&self.headers)
+            .map(|geometry| fit::context_memory(&geometry, params).context());
         if let (Some(needed), Some(available)) = (needed, memory::available_bytes())
             && needed > available
         {

@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one file for each topic.
 
+mod bench;
 mod chat;
 mod cli;
 mod demo;
@@ -11,6 +12,7 @@ mod model;
 mod quantize;
 mod rules;
 mod run;
+mod settings;
 #[cfg(unix)]
 mod terminal;
 mod tokenize;

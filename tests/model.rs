@@ -51,6 +51,7 @@ fn logits_of_200_positions_are_the_same_at_once_and_one_by_one() {
             n_batch,
             n_ubatch: n_batch,
             n_threads: 2,
+            n_threads_batch: 2,
             ..ContextParams::default()
         };
         file.context(Arc::clone(&model), &params, Arc::default())

@@ -1,7 +1,9 @@
 //! The command line: parsed first, without side effects, then resolved against the model and run.
 
 mod args;
+mod bench;
 mod chat;
+mod compute;
 mod input;
 mod inspect;
 mod output;
@@ -45,6 +47,8 @@ enum Command {
     Run(run::RunArgs),
     /// Talk with a model; also reads messages from a pipe, one a line
     Chat(chat::ChatArgs),
+    /// Measure speed as llama-bench does, beside what the machine's memory allows
+    Bench(Box<bench::BenchArgs>),
     /// Show a file's metadata, tensors and size by type
     Inspect(inspect::InspectArgs),
     /// Show the tokens of a text
@@ -87,6 +91,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
     match &cli.command {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Chat(args)) => chat::run(args),
+        Some(Command::Bench(args)) => bench::run(args),
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),
         Some(Command::Quantize(args)) => Ok(yi_quantize::cli::run(args)?),

@@ -3,18 +3,15 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use yi_quantize::threads::Processors;
-
 use super::args::ModelArgs;
+use super::compute::resolve_threads;
 use super::{note, signal};
 use crate::engine::generate::Session;
 use crate::engine::tokenize::Tokenizer;
 use crate::error::Error;
-use crate::llama::{ContextParams, LoadParams, MAX_THREADS, Model};
+use crate::llama::{self, LoadParams, Model};
 use crate::model::{Check, ModelFile};
-
-/// The most tokens that are computed at once.
-const N_BATCH: u32 = 512;
+use crate::repack::repacked_bytes;
 
 /// A model that is loaded, and a session over it.
 pub struct Ready {
@@ -35,25 +32,17 @@ pub fn ready(
         });
     }
     before_loading(&file)?;
-    let processors = Processors::detect();
-    let n_threads = args
-        .threads
-        .unwrap_or_else(|| processors.threads())
-        .clamp(1, MAX_THREADS);
-    if n_threads > processors.logical {
-        note(format_args!(
-            "note: {n_threads} threads on {} CPUs wait for each other at every step; -t {} is the default here",
-            processors.logical,
-            processors.threads()
-        ));
-    }
-    tracing::info!(n_threads, %processors, "threads");
+    let n_threads = resolve_threads(args.threads);
     let params = LoadParams {
         n_gpu_layers: args.n_gpu_layers,
         mmap: !args.no_mmap,
         mlock: args.mlock,
+        repack: args.compute.repack(&file, args.n_gpu_layers)?,
         ..LoadParams::default()
     };
+    let n_ctx = file.resolve_n_ctx(args.ctx_size);
+    let repacked = repacked_bytes(&params.repack, &file, llama::backend()?);
+    file.check_settings(&params, &args.compute.context(n_ctx, n_threads), repacked)?;
     let model = file.load(&params, &mut |_| ControlFlow::Continue(()))?;
     if !model.has_decoder() {
         return Err(Error::NoDecoder {
@@ -72,20 +61,14 @@ fn session(
     tokenizer: Tokenizer,
     n_threads: usize,
 ) -> Result<Session, Error> {
-    let n_ctx = file.resolve_n_ctx(&model, args.ctx_size);
+    let n_ctx = file.resolve_n_ctx(args.ctx_size);
     if n_ctx as usize > model.n_ctx_train() {
         note(format_args!(
             "note: the context of {n_ctx} tokens is longer than the {} that the model was trained for",
             model.n_ctx_train()
         ));
     }
-    let params = ContextParams {
-        n_ctx,
-        n_batch: N_BATCH,
-        n_ubatch: N_BATCH,
-        n_seq_max: 1,
-        n_threads,
-    };
+    let params = args.compute.context(n_ctx, n_threads);
     let context = file.context(model, &params, signal::stop_flag())?;
     Ok(Session::new(context, tokenizer, n_ctx as usize))
 }
