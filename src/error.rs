@@ -107,6 +107,11 @@ pub enum Error {
         /// Bytes.
         available: u64,
     },
+    /// What a context takes cannot be told.
+    #[error(
+        "the file does not state the widths that its memory follows from, as recurrent models do not"
+    )]
+    UnknownWidths,
     /// Repacking was asked for, of nothing that can be.
     #[error("no tensor that can be repacked here has a name like {pattern:?}")]
     NothingToRepack {
@@ -206,7 +211,8 @@ pub enum Error {
     Interrupted,
 }
 
-fn gib(bytes: u64) -> String {
+/// Bytes for a person: `19.2 GiB`.
+pub(crate) fn gib(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / f64::from(1u32 << 30))
 }
 
@@ -231,7 +237,7 @@ impl Error {
                 ContextError::OutOfRange { .. } | ContextError::NeedsFlashAttention { .. },
             )
             | Error::NothingToRepack { .. } => Kind::Usage,
-            Error::CacheType { .. } => Kind::Unsupported,
+            Error::CacheType { .. } | Error::UnknownWidths => Kind::Unsupported,
             Error::Context(ContextError::VocabularyOnly) => Kind::Internal,
             Error::Context(ContextError::Refused { .. })
             | Error::ContextMemory { .. }

@@ -228,16 +228,15 @@ impl ModelFile {
     /// layout. Without the parts that a context takes where the file does not state its widths.
     #[must_use]
     pub fn memory(&self, load: &LoadParams, context: &ContextParams, repacked: u64) -> Memory {
-        let weights = fit::weight_bytes(&self.headers);
-        let resident = if load.mmap { repacked } else { weights };
+        let resident = if load.mmap {
+            repacked
+        } else {
+            fit::weight_bytes(&self.headers)
+        };
         let context = Geometry::new(&self.headers)
             .map(|geometry| fit::context_memory(&geometry, context))
             .unwrap_or_default();
-        Memory {
-            mapped: weights - resident.min(weights),
-            resident,
-            ..context
-        }
+        fit::of_file(&self.headers, context, resident)
     }
 
     /// Refuses settings that cannot work with the model, and such as need more memory than there is.

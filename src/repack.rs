@@ -9,18 +9,26 @@
 //! | none | 340 / 25 | 135 / 20 |
 //! | Q4_K's `ffn_up` only | 288 / 29 | |
 //!
-//! So `auto` repacks Q4_0 and IQ4_NL whole, and of Q4_K only `ffn_up` where there is AVX-512; elsewhere
-//! what llama.cpp repacks.
+//! And the same with AVX2 only:
+//!
+//! | repacked | Q4_K_M | Q4_0 |
+//! | --- | ---: | ---: |
+//! | all (llama.cpp's default) | 116 / 21 | 84 / 16 |
+//! | none | 118 / 21 | 60 / 16 |
+//! | Q4_K's `ffn_up` only | 107 / 21 | |
+//!
+//! So on x86-64 `auto` repacks Q4_0 and IQ4_NL whole, and of Q4_K `ffn_up` where there is AVX-512 and else
+//! nothing: what is not repacked needs no memory beside the file. Other machines have not been measured;
+//! there it is what llama.cpp repacks.
 
 use std::collections::HashSet;
 use std::str::FromStr;
 
 use regex::Regex;
-use yi_gguf::{DType, TensorInfo};
+use yi_gguf::{DType, Gguf, TensorInfo};
 
 use crate::error::Error;
 use crate::llama::{Backend, Repack, can_repack};
-use crate::model::ModelFile;
 
 /// What the user asked for.
 #[derive(Debug, Clone, Default)]
@@ -55,7 +63,7 @@ impl RepackChoice {
     /// When the expression finds no tensor that can be repacked.
     pub fn resolve(
         &self,
-        file: &ModelFile,
+        headers: &[Gguf],
         backend: &Backend,
         on_gpu: bool,
     ) -> Result<Repack, Error> {
@@ -64,15 +72,18 @@ impl RepackChoice {
             RepackChoice::Off => return Ok(Repack::None),
             RepackChoice::Auto if on_gpu => return Ok(Repack::All),
             RepackChoice::Auto => {
-                let has_avx512 = backend.features().iter().any(|(name, _)| name == "AVX512");
-                Box::new(move |t| {
-                    !has_avx512 || t.dtype() != DType::Q4_K || t.name().ends_with(".ffn_up.weight")
+                let has = |feature| backend.features().iter().any(|(name, _)| name == feature);
+                let (avx2, avx512) = (has("AVX2"), has("AVX512"));
+                Box::new(move |t| match t.dtype() {
+                    DType::Q4_K if avx512 => t.name().ends_with(".ffn_up.weight"),
+                    DType::Q4_K => !avx2,
+                    _ => true,
                 })
             }
             RepackChoice::Matching(regex) => Box::new(|t| regex.is_match(t.name())),
         };
         let (mut names, mut all) = (Vec::new(), true);
-        for tensor in repackable(file, backend) {
+        for tensor in repackable(headers, backend) {
             if chosen(tensor) {
                 names.push(tensor.name().to_owned());
             } else {
@@ -110,16 +121,16 @@ impl FromStr for RepackChoice {
 
 /// Bytes of the weights that a load repacks.
 #[must_use]
-pub fn repacked_bytes(repack: &Repack, file: &ModelFile, backend: &Backend) -> u64 {
+pub fn repacked_bytes(repack: &Repack, headers: &[Gguf], backend: &Backend) -> u64 {
     let bytes = |tensors: &mut dyn Iterator<Item = &TensorInfo>| {
         tensors.fold(0u64, |sum, tensor| sum.saturating_add(tensor.n_bytes()))
     };
     match repack {
         Repack::None => 0,
-        Repack::All => bytes(&mut repackable(file, backend)),
+        Repack::All => bytes(&mut repackable(headers, backend)),
         Repack::Tensors(names) => {
             let names: HashSet<&str> = names.iter().map(String::as_str).collect();
-            bytes(&mut repackable(file, backend).filter(|t| names.contains(t.name())))
+            bytes(&mut repackable(headers, backend).filter(|t| names.contains(t.name())))
         }
     }
 }
@@ -127,10 +138,10 @@ pub fn repacked_bytes(repack: &Repack, file: &ModelFile, backend: &Backend) -> u
 /// The matrices of a file that can be repacked here: those that activations are multiplied with, which
 /// the embedding is not.
 pub fn repackable<'a>(
-    file: &'a ModelFile,
+    headers: &'a [Gguf],
     backend: &'a Backend,
 ) -> impl Iterator<Item = &'a TensorInfo> {
-    let tensors = file.headers().iter().flat_map(|header| header.tensors());
+    let tensors = headers.iter().flat_map(Gguf::tensors);
     tensors.filter(|tensor| match tensor.dims() {
         &[_, n_rows] => {
             let name = tensor.name();

@@ -5,6 +5,7 @@ mod chat;
 mod cli;
 mod demo;
 mod families;
+mod fit;
 mod gguf;
 mod inspect;
 mod kernels;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use yi_quantize::memory;
 
-use super::compute::{N_BATCH, resolve_repack, resolve_threads};
+use super::compute::{N_BATCH, check_memory, resolve_repack, resolve_threads};
 use super::{note, signal};
 use crate::bench::{
     Format, List, Machine, Numbers, Printer, PromptAndGen, Record, Test, bytes_per_token,
@@ -20,7 +20,7 @@ use crate::llama::{
     self, CacheType, Context, ContextParams, FlashAttention, LoadParams, MAX_THREADS, Model,
 };
 use crate::model::{Check, ModelFile};
-use crate::repack::{RepackChoice, repacked_bytes};
+use crate::repack::RepackChoice;
 
 /// Arguments of `yi bench`.
 #[derive(Debug, Args)]
@@ -173,18 +173,17 @@ impl Load<'_> {
         tests: &[Test],
         printer: &mut Printer<'_, impl io::Write>,
     ) -> Result<(), Error> {
-        let params = LoadParams {
+        let mut params = LoadParams {
             n_gpu_layers: self.n_gpu_layers,
             mmap: self.mmap,
             repack: resolve_repack(self.repack, self.file, self.n_gpu_layers)?,
             ..LoadParams::default()
         };
-        let repacked_bytes = repacked_bytes(&params.repack, self.file, llama::backend()?);
+        let n_ctx = tests.iter().map(Test::n_ctx).max().unwrap_or(1);
+        let mut repacked_bytes = 0;
         for context in contexts {
-            let n_ctx = tests.iter().map(Test::n_ctx).max().unwrap_or(1);
             let largest = with_n_ctx(context, n_ctx);
-            self.file
-                .check_settings(&params, &largest, repacked_bytes)?;
+            repacked_bytes = check_memory(self.file, self.repack, &mut params, &largest)?;
         }
         let model = self
             .file

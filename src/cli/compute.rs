@@ -1,14 +1,17 @@
 //! How to compute: flags that `run`, `chat` and `bench` share, and what they mean on this machine.
 
 use clap::Args;
+use yi_quantize::memory;
 use yi_quantize::threads::Processors;
 
 use super::args::{count, threads};
 use super::note;
-use crate::error::Error;
-use crate::llama::{self, CacheType, ContextParams, FlashAttention, MAX_THREADS, Repack};
+use crate::error::{Error, gib};
+use crate::llama::{
+    self, CacheType, ContextParams, FlashAttention, LoadParams, MAX_THREADS, Repack,
+};
 use crate::model::ModelFile;
-use crate::repack::RepackChoice;
+use crate::repack::{RepackChoice, repacked_bytes};
 
 /// The most tokens that are computed at once. More are not faster on a CPU, and the memory for the
 /// computation grows with them (`yi fit` shows it).
@@ -59,7 +62,11 @@ impl ComputeArgs {
     }
 
     /// Which weights of the file are repacked.
-    pub fn repack(&self, file: &ModelFile, n_gpu_layers: Option<u32>) -> Result<Repack, Error> {
+    pub fn resolve_repack(
+        &self,
+        file: &ModelFile,
+        n_gpu_layers: Option<u32>,
+    ) -> Result<Repack, Error> {
         resolve_repack(&self.repack, file, n_gpu_layers)
     }
 }
@@ -71,13 +78,50 @@ pub fn resolve_repack(
     n_gpu_layers: Option<u32>,
 ) -> Result<Repack, Error> {
     let on_gpu = n_gpu_layers != Some(0) && llama::has_gpu();
-    let repack = choice.resolve(file, llama::backend()?, on_gpu)?;
+    let repack = choice.resolve(file.headers(), llama::backend()?, on_gpu)?;
     match &repack {
         Repack::All => tracing::info!("repacked: all that can be"),
         Repack::None => tracing::info!("repacked: nothing"),
         Repack::Tensors(names) => tracing::info!(n_tensors = names.len(), "repacked: by name"),
     }
     Ok(repack)
+}
+
+/// Refuses settings that need more memory than there is, and says so when the weights will not stay in it.
+///
+/// Repacked weights cannot be dropped and read again as mapped ones can: where `auto` chose them and they do
+/// not fit, the load goes without. Returns the bytes that will be repacked.
+pub fn check_memory(
+    file: &ModelFile,
+    choice: &RepackChoice,
+    load: &mut LoadParams,
+    context: &ContextParams,
+) -> Result<u64, Error> {
+    let mut repacked = repacked_bytes(&load.repack, file.headers(), llama::backend()?);
+    let available = memory::available_bytes().unwrap_or(u64::MAX);
+    if matches!(choice, RepackChoice::Auto)
+        && load.mmap
+        && repacked > 0
+        && file.memory(load, context, repacked).anonymous() > available
+    {
+        note(format_args!(
+            "note: weights are not repacked for faster kernels: that takes {}, and {} of memory are available",
+            gib(repacked),
+            gib(available)
+        ));
+        load.repack = Repack::None;
+        repacked = 0;
+    }
+    file.check_settings(load, context, repacked)?;
+    let needed = file.memory(load, context, repacked).total();
+    if needed > available {
+        note(format_args!(
+            "note: the model takes {} of memory and {} are available: weights will be read from the disk again for each token; `yi fit` shows what fits",
+            gib(needed),
+            gib(available)
+        ));
+    }
+    Ok(repacked)
 }
 
 /// The number of threads: as asked for, or the fast physical cores that are free to use. Says so when

@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod chat;
 mod compute;
+mod fit;
 mod input;
 mod inspect;
 mod output;
@@ -49,6 +50,8 @@ enum Command {
     Chat(chat::ChatArgs),
     /// Measure speed as llama-bench does, beside what the machine's memory allows
     Bench(Box<bench::BenchArgs>),
+    /// Show the memory that a model takes, and the largest type and context that fit
+    Fit(fit::FitArgs),
     /// Show a file's metadata, tensors and size by type
     Inspect(inspect::InspectArgs),
     /// Show the tokens of a text
@@ -92,6 +95,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Chat(args)) => chat::run(args),
         Some(Command::Bench(args)) => bench::run(args),
+        Some(Command::Fit(args)) => fit::run(args),
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),
         Some(Command::Quantize(args)) => Ok(yi_quantize::cli::run(args)?),

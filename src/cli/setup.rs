@@ -4,14 +4,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::args::ModelArgs;
-use super::compute::resolve_threads;
+use super::compute::{check_memory, resolve_threads};
 use super::{note, signal};
 use crate::engine::generate::Session;
 use crate::engine::tokenize::Tokenizer;
 use crate::error::Error;
-use crate::llama::{self, LoadParams, Model};
+use crate::llama::{LoadParams, Model};
 use crate::model::{Check, ModelFile};
-use crate::repack::repacked_bytes;
 
 /// A model that is loaded, and a session over it.
 pub struct Ready {
@@ -33,16 +32,16 @@ pub fn ready(
     }
     before_loading(&file)?;
     let n_threads = resolve_threads(args.threads);
-    let params = LoadParams {
+    let mut params = LoadParams {
         n_gpu_layers: args.n_gpu_layers,
         mmap: !args.no_mmap,
         mlock: args.mlock,
-        repack: args.compute.repack(&file, args.n_gpu_layers)?,
+        repack: args.compute.resolve_repack(&file, args.n_gpu_layers)?,
         ..LoadParams::default()
     };
     let n_ctx = file.resolve_n_ctx(args.ctx_size);
-    let repacked = repacked_bytes(&params.repack, &file, llama::backend()?);
-    file.check_settings(&params, &args.compute.context(n_ctx, n_threads), repacked)?;
+    let context = args.compute.context(n_ctx, n_threads);
+    check_memory(&file, &args.compute.repack, &mut params, &context)?;
     let model = file.load(&params, &mut |_| ControlFlow::Continue(()))?;
     if !model.has_decoder() {
         return Err(Error::NoDecoder {

@@ -2,12 +2,14 @@
 //! anything is loaded.
 
 mod alloc;
+mod answer;
 mod geometry;
 mod graph;
 
 use yi_gguf::Gguf;
 
 use crate::llama::{ContextParams, FlashAttention};
+pub use answer::{GpuFit, Question, TypeFit, of_file};
 pub use geometry::Geometry;
 use graph::Reserved;
 
