@@ -149,7 +149,7 @@ fn estimates_are_what_llama_cpp_allocates() {
             flash_attention: FlashAttention::Off,
             ..params(2048, 256)
         });
-        if geometry.head_k % 32 == 0 {
+        if geometry.head_k.is_multiple_of(32) {
             for type_k in [CacheType::Q8_0, CacheType::Q4_0] {
                 cases.push(ContextParams {
                     type_k,

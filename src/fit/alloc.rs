@@ -189,10 +189,11 @@ impl<'a> Replay<'a> {
             let is_last_use = used.n_children == 1
                 && used.n_views == 0
                 && (base == operand || (base_use.n_views == 1 && base_use.n_children == 0));
-            if self.graph.tensors[operand].layout == it.layout && is_last_use {
-                if let Some(place) = self.uses[base].place.take() {
-                    return Some(place);
-                }
+            if self.graph.tensors[operand].layout == it.layout
+                && is_last_use
+                && let Some(place) = self.uses[base].place.take()
+            {
+                return Some(place);
             }
         }
         None
