@@ -9,13 +9,13 @@
 //! | none | 340 / 25 | 135 / 20 |
 //! | Q4_K's `ffn_up` only | 288 / 29 | |
 //!
-//! And the same with AVX2 only:
+//! And prefill of 512 / decode of 32 with AVX2 only, where Q4_K's difference is within the noise of two runs
+//! (prefill of 128 / decode of 16: 116 / 20.7 and 118 / 20.7):
 //!
 //! | repacked | Q4_K_M | Q4_0 |
 //! | --- | ---: | ---: |
-//! | all (llama.cpp's default) | 116 / 21 | 84 / 16 |
-//! | none | 118 / 21 | 60 / 16 |
-//! | Q4_K's `ffn_up` only | 107 / 21 | |
+//! | all (llama.cpp's default) | 107 / 21.2 | 90 / 20.6 |
+//! | none | 111 / 19.6 | 65 / 17.9 |
 //!
 //! So on x86-64 `auto` repacks Q4_0 and IQ4_NL whole, and of Q4_K `ffn_up` where there is AVX-512 and else
 //! nothing: what is not repacked needs no memory beside the file. Other machines have not been measured;
