@@ -124,8 +124,8 @@ pub fn run(args: &BenchArgs) -> Result<(), Error> {
 /// What all rows share: the machine, and its memory's speed with all the threads that will be used.
 fn machine(contexts: &[ContextParams]) -> Result<Machine, Error> {
     let devices = llama::devices(llama::backend()?);
-    let names = |is_cpu: bool| {
-        let names = devices.iter().filter(|d| d.is_cpu == is_cpu);
+    let names = |is_gpu: bool| {
+        let names = devices.iter().filter(|d| d.is_gpu == is_gpu);
         names
             .map(|d| d.description.as_str())
             .collect::<Vec<_>>()
@@ -133,7 +133,7 @@ fn machine(contexts: &[ContextParams]) -> Result<Machine, Error> {
     };
     let gpus: Vec<&str> = devices
         .iter()
-        .filter(|d| !d.is_cpu)
+        .filter(|d| d.is_gpu)
         .map(|d| d.backend.as_str())
         .collect();
     let n_threads = contexts.iter().map(|c| c.n_threads).max().unwrap_or(1);
@@ -146,8 +146,8 @@ fn machine(contexts: &[ContextParams]) -> Result<Machine, Error> {
     }
     Ok(Machine {
         build: llama::version(),
-        cpu: names(true),
-        gpu: names(false),
+        cpu: names(false),
+        gpu: names(true),
         backends: if gpus.is_empty() {
             "CPU".to_owned()
         } else {

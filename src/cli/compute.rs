@@ -77,8 +77,9 @@ pub fn resolve_repack(
     file: &ModelFile,
     n_gpu_layers: Option<u32>,
 ) -> Result<Repack, Error> {
-    let on_gpu = n_gpu_layers != Some(0) && llama::has_gpu();
-    let repack = choice.resolve(file.headers(), llama::backend()?, on_gpu)?;
+    let backend = llama::backend()?;
+    let on_gpu = n_gpu_layers != Some(0) && llama::devices(backend).iter().any(|d| d.is_gpu);
+    let repack = choice.resolve(file.headers(), backend, on_gpu)?;
     match &repack {
         Repack::All => tracing::info!("repacked: all that can be"),
         Repack::None => tracing::info!("repacked: nothing"),

@@ -66,7 +66,8 @@ pub fn context_memory(model: &Geometry, params: &ContextParams) -> Memory {
     let n_ctx = u64::from(params.n_ctx).next_multiple_of(N_CTX_STEP);
     let n_batch = u64::from(params.n_batch).min(n_ctx);
     let n_ubatch = u64::from(params.n_ubatch).min(n_batch);
-    let n_outputs = u64::from(params.n_seq_max);
+    // One for each sequence, of which each holds a token at least.
+    let n_outputs = u64::from(params.n_seq_max).min(n_ctx);
     let reserved = Reserved {
         n_kv: n_ctx,
         n_tokens: n_ubatch,

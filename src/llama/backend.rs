@@ -88,8 +88,8 @@ pub fn backend() -> Result<&'static Backend, BackendError> {
 /// A processor that ggml found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// Whether it is a CPU.
-    pub is_cpu: bool,
+    /// Whether it is a GPU, with memory of its own or without.
+    pub is_gpu: bool,
     /// Its library's name: `CPU`, `CUDA`.
     pub backend: String,
     /// Its own name, for instance `AMD EPYC 9354P`.
@@ -107,20 +107,16 @@ pub fn devices(_started: &Backend) -> Vec<Device> {
                 let device = sys::ggml_backend_dev_get(i);
                 let library = sys::ggml_backend_dev_backend_reg(device);
                 Device {
-                    is_cpu: sys::ggml_backend_dev_type(device) == sys::GGML_BACKEND_DEVICE_TYPE_CPU,
+                    is_gpu: matches!(
+                        sys::ggml_backend_dev_type(device),
+                        sys::GGML_BACKEND_DEVICE_TYPE_GPU | sys::GGML_BACKEND_DEVICE_TYPE_IGPU
+                    ),
                     backend: text_from(sys::ggml_backend_reg_name(library)),
                     description: text_from(sys::ggml_backend_dev_description(device)),
                 }
             })
             .collect()
     }
-}
-
-/// Whether a library for a GPU was loaded and found one.
-#[must_use]
-pub fn has_gpu() -> bool {
-    // SAFETY: looks through the list of devices, which is empty before the start.
-    unsafe { sys::llama_supports_gpu_offload() }
 }
 
 fn start() -> Result<Backend, BackendError> {

@@ -16,7 +16,7 @@ mod stream;
 mod threadpool;
 mod vocab;
 
-pub use backend::{Backend, BackendError, Device, backend, devices, has_gpu};
+pub use backend::{Backend, BackendError, Device, backend, devices};
 pub use batch::Batch;
 pub use context::{Context, ContextError, ContextParams, DecodeError, all_logits};
 pub use model::{LoadError, LoadParams, Model, Progress, Source};
