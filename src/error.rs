@@ -9,7 +9,8 @@ use crate::engine::EngineError;
 use crate::engine::sample::SamplingError;
 use crate::engine::template::TemplateError;
 use crate::engine::tokenize::TextError;
-use crate::llama::{BackendError, ContextError, DecodeError, LoadError, TokenizeError};
+use crate::fit::Memory;
+use crate::llama::{BackendError, CacheType, ContextError, DecodeError, LoadError, TokenizeError};
 
 /// Kinds of failure; the exit codes are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +96,52 @@ pub enum Error {
         /// Bytes.
         available: u64,
     },
+    /// The weights do not fit the machine.
+    #[error("the weights need {} of memory beside the mapped file; {} are available", gib(*.needed), gib(*.available))]
+    WeightsMemory {
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        available: u64,
+    },
+    /// The model does not fit the machine with these settings.
+    #[error(
+        "the model needs {} of memory: {} of weights that are not mapped, {} for the cache of {n_ctx} tokens, {} to compute; {} are available",
+        gib(memory.anonymous()), gib(memory.resident), gib(memory.kv_cache),
+        gib(memory.compute.saturating_add(memory.scratch)), gib(*.available)
+    )]
+    ModelMemory {
+        /// What it takes.
+        memory: Memory,
+        /// Tokens of the context.
+        n_ctx: u64,
+        /// Bytes.
+        available: u64,
+    },
+    /// What a context takes cannot be told.
+    #[error(
+        "the file does not state the widths that its memory follows from, as recurrent models do not"
+    )]
+    UnknownWidths,
+    /// Repacking was asked for, of nothing that can be.
+    #[error("no tensor that can be repacked here has a name like {pattern:?}")]
+    NothingToRepack {
+        /// The regular expression.
+        pattern: String,
+    },
+    /// The heads do not divide into the cache type's blocks.
+    #[error(
+        "the {what} cache cannot be {cache_type}: heads of {head_len} numbers are no multiple of its blocks of {}",
+        cache_type.dtype().block_len()
+    )]
+    CacheType {
+        /// `key` or `value`.
+        what: &'static str,
+        /// The type asked for.
+        cache_type: CacheType,
+        /// Numbers in a head's key or value.
+        head_len: u64,
+    },
     /// The chat template fails.
     #[error(transparent)]
     Template(#[from] TemplateError),
@@ -175,7 +222,11 @@ pub enum Error {
     Interrupted,
 }
 
-fn gib(bytes: u64) -> String {
+/// What to do where weights are not used where they lie in the file.
+const REMAP_HINT: &str = "leave out --no-mmap, or use --repack off: weights in the mapped file need not all be in memory; `yi fit` shows what fits";
+
+/// Bytes for a person: `19.2 GiB`.
+pub(crate) fn gib(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / f64::from(1u32 << 30))
 }
 
@@ -196,11 +247,16 @@ impl Error {
                 }
                 LoadError::Refused { .. } => Kind::InvalidInput,
             },
-            Error::Context(ContextError::OutOfRange { .. }) => Kind::Usage,
+            Error::Context(
+                ContextError::OutOfRange { .. } | ContextError::NeedsFlashAttention { .. },
+            )
+            | Error::NothingToRepack { .. } => Kind::Usage,
+            Error::CacheType { .. } | Error::UnknownWidths => Kind::Unsupported,
             Error::Context(ContextError::VocabularyOnly) => Kind::Internal,
-            Error::Context(ContextError::Refused { .. }) | Error::ContextMemory { .. } => {
-                Kind::Memory
-            }
+            Error::Context(ContextError::Refused { .. })
+            | Error::ContextMemory { .. }
+            | Error::WeightsMemory { .. }
+            | Error::ModelMemory { .. } => Kind::Memory,
             Error::Template(TemplateError::Random(_)) => Kind::Internal,
             Error::Template(TemplateError::Refused { .. }) => Kind::Unsupported,
             Error::Template(TemplateError::Untraceable) => Kind::Unsupported,
@@ -237,6 +293,18 @@ impl Error {
             Error::Context(ContextError::Refused { .. }) | Error::ContextMemory { .. } => {
                 "choose a shorter context with -c"
             }
+            Error::WeightsMemory { .. } => REMAP_HINT,
+            Error::ModelMemory { memory, .. } if memory.resident > memory.context() => REMAP_HINT,
+            Error::ModelMemory { .. } => {
+                "choose a shorter context with -c, or a smaller cache with -ctk q8_0 -ctv q8_0; `yi fit` shows what fits"
+            }
+            Error::Context(ContextError::NeedsFlashAttention { .. }) => {
+                "leave out `-fa off`, or choose -ctv f16"
+            }
+            Error::NothingToRepack { .. } => {
+                "`yi inspect` shows names and types; this CPU has kernels for some types only, on AVX2 Q4_0, Q4_K and IQ4_NL"
+            }
+            Error::CacheType { .. } => "use f16, the default",
             Error::Template(TemplateError::Refused { .. }) => {
                 "the model's template decides which messages may follow one another"
             }

@@ -28,11 +28,14 @@
 //! Requests may be submitted from any thread; dropping an [`Answer`] cancels its request. The example
 //! `parallel` answers several questions at once.
 
+pub mod bench;
 pub mod cli;
 pub mod engine;
 pub mod error;
+pub mod fit;
 pub mod llama;
 pub mod model;
+pub mod repack;
 
 pub use engine::sample::SamplingParams;
 pub use engine::{
@@ -40,5 +43,5 @@ pub use engine::{
     Stats, StopReason,
 };
 pub use error::Error;
-pub use llama::{ContextParams, LoadParams};
+pub use llama::{CacheType, ContextParams, FlashAttention, LoadParams, Repack};
 pub use model::loaded::Model;

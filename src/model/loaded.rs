@@ -23,21 +23,21 @@ pub struct Model {
 }
 
 impl Model {
-    /// Checks a GGUF file and loads it as llama.cpp does by default.
+    /// Checks a GGUF file and loads it as suits this machine, see [`ModelFile::load_params`].
     ///
     /// # Errors
     /// When the file is not valid, llama.cpp does not load it, or it cannot generate text.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let file = ModelFile::open(path.as_ref(), Check::Model)?;
-        Self::load(file, &LoadParams::default(), &mut |_| {
-            ControlFlow::Continue(())
-        })
+        let params = file.load_params()?;
+        Self::load(file, &params, &mut |_| ControlFlow::Continue(()))
     }
 
     /// Loads a checked file.
     ///
     /// # Errors
-    /// When llama.cpp does not load it, or it cannot generate text.
+    /// When its weights do not fit into memory, llama.cpp does not load it, or it cannot generate text.
+    /// [`ModelFile::check_settings`] tells before whether a context fits beside them, too.
     pub fn load(
         file: ModelFile,
         params: &LoadParams,
@@ -86,9 +86,11 @@ impl Model {
     /// A context of the default length for one request at a time, and the threads that suit this machine.
     #[must_use]
     pub fn context_params(&self) -> ContextParams {
+        let n_threads = Processors::detect().threads().clamp(1, MAX_THREADS);
         ContextParams {
-            n_ctx: self.file.resolve_n_ctx(&self.loaded, None),
-            n_threads: Processors::detect().threads().clamp(1, MAX_THREADS),
+            n_ctx: self.file.resolve_n_ctx(None),
+            n_threads,
+            n_threads_batch: n_threads,
             ..ContextParams::default()
         }
     }
