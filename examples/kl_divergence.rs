@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use yi::engine::tokenize::Tokenizer;
-use yi::llama::{Context, ContextParams, LoadParams, Model, TokenId, all_logits};
+use yi::llama::{Context, ContextParams, LoadParams, Model, Repack, TokenId, all_logits};
 use yi::model::{Check, ModelFile};
 
 const N_CTX: u32 = 512;
@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn load(path: &Path) -> Result<Arc<Model>, Box<dyn Error>> {
     let params = LoadParams {
         n_gpu_layers: Some(0),
-        repack: false,
+        repack: Repack::None,
         ..LoadParams::default()
     };
     let file = ModelFile::open(path, Check::Model)?;
@@ -62,6 +62,7 @@ fn log_probabilities(model: Arc<Model>, ids: &[TokenId]) -> Result<Vec<Vec<f32>>
         n_batch: N_CTX,
         n_ubatch: N_CTX,
         n_threads: 2,
+        n_threads_batch: 2,
         ..ContextParams::default()
     };
     let mut context = Context::new(model, &params, Arc::new(AtomicBool::new(false)))?;

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use yi::llama::{Context, ContextParams, LoadParams, Model, TokenId, all_logits};
+use yi::llama::{Context, ContextParams, LoadParams, Model, Repack, TokenId, all_logits};
 use yi::model::{Check, ModelFile};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -36,6 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         n_batch: n_ids,
         n_ubatch: n_ids.min(512),
         n_threads,
+        n_threads_batch: n_threads,
         ..ContextParams::default()
     };
     let mut context = Context::new(model, &params, Arc::new(AtomicBool::new(false)))?;
@@ -56,7 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn load(path: &Path) -> Result<Arc<Model>, Box<dyn Error>> {
     let params = LoadParams {
         n_gpu_layers: Some(0),
-        repack: false,
+        repack: Repack::None,
         ..LoadParams::default()
     };
     let file = ModelFile::open(path, Check::Model)?;

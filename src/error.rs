@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use yi_quantize::error::exit_code;
 
-use crate::engine::generate::GenerateError;
+use crate::engine::EngineError;
 use crate::engine::sample::SamplingError;
 use crate::engine::template::TemplateError;
 use crate::engine::tokenize::TextError;
-use crate::llama::{BackendError, ContextError, DecodeError, LoadError, TokenizeError};
+use crate::fit::Memory;
+use crate::llama::{BackendError, CacheType, ContextError, DecodeError, LoadError, TokenizeError};
 
 /// Kinds of failure; the exit codes are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub enum Kind {
     Memory,
     /// The model cannot do what is asked: no tokenizer, no chat template, a prompt longer than the context.
     Unsupported,
+    /// Too much is asked at once; later it may be possible.
+    Busy,
     /// Ctrl-C.
     Interrupted,
 }
@@ -35,7 +38,8 @@ impl Kind {
     #[must_use]
     pub fn exit_code(self) -> u8 {
         match self {
-            Kind::Internal => exit_code::INTERNAL,
+            // No command asks for more than one thing at a time.
+            Kind::Internal | Kind::Busy => exit_code::INTERNAL,
             Kind::Usage => exit_code::USAGE,
             Kind::InvalidInput => exit_code::INVALID_INPUT,
             Kind::Io => exit_code::IO,
@@ -92,15 +96,61 @@ pub enum Error {
         /// Bytes.
         available: u64,
     },
+    /// The weights do not fit the machine.
+    #[error("the weights need {} of memory beside the mapped file; {} are available", gib(*.needed), gib(*.available))]
+    WeightsMemory {
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        available: u64,
+    },
+    /// The model does not fit the machine with these settings.
+    #[error(
+        "the model needs {} of memory: {} of weights that are not mapped, {} for the cache of {n_ctx} tokens, {} to compute; {} are available",
+        gib(memory.anonymous()), gib(memory.resident), gib(memory.kv_cache),
+        gib(memory.compute.saturating_add(memory.scratch)), gib(*.available)
+    )]
+    ModelMemory {
+        /// What it takes.
+        memory: Memory,
+        /// Tokens of the context.
+        n_ctx: u64,
+        /// Bytes.
+        available: u64,
+    },
+    /// What a context takes cannot be told.
+    #[error(
+        "the file does not state the widths that its memory follows from, as recurrent models do not"
+    )]
+    UnknownWidths,
+    /// Repacking was asked for, of nothing that can be.
+    #[error("no tensor that can be repacked here has a name like {pattern:?}")]
+    NothingToRepack {
+        /// The regular expression.
+        pattern: String,
+    },
+    /// The heads do not divide into the cache type's blocks.
+    #[error(
+        "the {what} cache cannot be {cache_type}: heads of {head_len} numbers are no multiple of its blocks of {}",
+        cache_type.dtype().block_len()
+    )]
+    CacheType {
+        /// `key` or `value`.
+        what: &'static str,
+        /// The type asked for.
+        cache_type: CacheType,
+        /// Numbers in a head's key or value.
+        head_len: u64,
+    },
     /// The chat template fails.
     #[error(transparent)]
     Template(#[from] TemplateError),
     /// The text has no tokens.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// Generation failed.
+    /// A request was refused, or has no answer.
     #[error(transparent)]
-    Generate(#[from] GenerateError),
+    Engine(#[from] EngineError),
     /// A sampling flag is out of range.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
@@ -172,7 +222,11 @@ pub enum Error {
     Interrupted,
 }
 
-fn gib(bytes: u64) -> String {
+/// What to do where weights are not used where they lie in the file.
+const REMAP_HINT: &str = "leave out --no-mmap, or use --repack off: weights in the mapped file need not all be in memory; `yi fit` shows what fits";
+
+/// Bytes for a person: `19.2 GiB`.
+pub(crate) fn gib(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / f64::from(1u32 << 30))
 }
 
@@ -193,22 +247,23 @@ impl Error {
                 }
                 LoadError::Refused { .. } => Kind::InvalidInput,
             },
-            Error::Context(ContextError::OutOfRange { .. }) => Kind::Usage,
+            Error::Context(
+                ContextError::OutOfRange { .. } | ContextError::NeedsFlashAttention { .. },
+            )
+            | Error::NothingToRepack { .. } => Kind::Usage,
+            Error::CacheType { .. } | Error::UnknownWidths => Kind::Unsupported,
             Error::Context(ContextError::VocabularyOnly) => Kind::Internal,
-            Error::Context(ContextError::Refused { .. }) | Error::ContextMemory { .. } => {
-                Kind::Memory
-            }
+            Error::Context(ContextError::Refused { .. })
+            | Error::ContextMemory { .. }
+            | Error::WeightsMemory { .. }
+            | Error::ModelMemory { .. } => Kind::Memory,
             Error::Template(TemplateError::Random(_)) => Kind::Internal,
             Error::Template(TemplateError::Refused { .. }) => Kind::Unsupported,
             Error::Template(TemplateError::Untraceable) => Kind::Unsupported,
             Error::Template(_) => Kind::InvalidInput,
             Error::Text(TextError::Tokenize(TokenizeError::Stack { .. })) => Kind::Memory,
             Error::Text(_) => Kind::Unsupported,
-            Error::Generate(GenerateError::EmptyPrompt) => Kind::Usage,
-            Error::Generate(GenerateError::PromptTooLong { .. }) => Kind::Unsupported,
-            Error::Generate(GenerateError::NotANumber { .. }) => Kind::InvalidInput,
-            Error::Generate(GenerateError::Decode(DecodeError::Stopped)) => Kind::Interrupted,
-            Error::Generate(GenerateError::Decode(_)) => Kind::Internal,
+            Error::Engine(error) => engine_kind(error),
             Error::Sampling(_) | Error::Usage { .. } => Kind::Usage,
             Error::NoTokenizer { .. } | Error::NoChatTemplate { .. } | Error::NoDecoder { .. } => {
                 Kind::Unsupported
@@ -238,6 +293,18 @@ impl Error {
             Error::Context(ContextError::Refused { .. }) | Error::ContextMemory { .. } => {
                 "choose a shorter context with -c"
             }
+            Error::WeightsMemory { .. } => REMAP_HINT,
+            Error::ModelMemory { memory, .. } if memory.resident > memory.context() => REMAP_HINT,
+            Error::ModelMemory { .. } => {
+                "choose a shorter context with -c, or a smaller cache with -ctk q8_0 -ctv q8_0; `yi fit` shows what fits"
+            }
+            Error::Context(ContextError::NeedsFlashAttention { .. }) => {
+                "leave out `-fa off`, or choose -ctv f16"
+            }
+            Error::NothingToRepack { .. } => {
+                "`yi inspect` shows names and types; this CPU has kernels for some types only, on AVX2 Q4_0, Q4_K and IQ4_NL"
+            }
+            Error::CacheType { .. } => "use f16, the default",
             Error::Template(TemplateError::Refused { .. }) => {
                 "the model's template decides which messages may follow one another"
             }
@@ -247,15 +314,7 @@ impl Error {
             Error::Template(_) => {
                 "use another template with --chat-template-file, or --chat-template chatml"
             }
-            Error::Generate(GenerateError::EmptyPrompt) => {
-                "give a text with -p, -f or on standard input"
-            }
-            Error::Generate(GenerateError::PromptTooLong { .. }) => {
-                "shorten it, or choose a longer context with -c (0 = the model's own length)"
-            }
-            Error::Generate(GenerateError::NotANumber { .. }) => {
-                "the file may be damaged: check it, or quantize the model again"
-            }
+            Error::Engine(error) => engine_hint(error)?,
             Error::NoTokenizer { .. } => {
                 "convert the model again with its tokenizer files in the same folder"
             }
@@ -289,5 +348,36 @@ fn gguf_kind(error: &yi_gguf::Error) -> Kind {
         yi_gguf::Error::Io { .. } | yi_gguf::Error::NotAFile => Kind::Io,
         yi_gguf::Error::OutOfMemory { .. } => Kind::Memory,
         _ => Kind::InvalidInput,
+    }
+}
+
+fn engine_kind(error: &EngineError) -> Kind {
+    match error {
+        EngineError::EmptyPrompt
+        | EngineError::TokenOutOfRange { .. }
+        | EngineError::Sampling(_)
+        | EngineError::StopStrings { .. }
+        | EngineError::StopStringLength { .. }
+        | EngineError::Logprobs { .. } => Kind::Usage,
+        EngineError::ContextLengthExceeded { .. } => Kind::Unsupported,
+        EngineError::QueueFull { .. } => Kind::Busy,
+        EngineError::NotANumber { .. } => Kind::InvalidInput,
+        EngineError::Decode(DecodeError::Stopped) => Kind::Interrupted,
+        EngineError::Thread(_) => Kind::Memory,
+        EngineError::Decode(_) | EngineError::ShutDown | EngineError::Panicked => Kind::Internal,
+    }
+}
+
+fn engine_hint(error: &EngineError) -> Option<&'static str> {
+    match error {
+        EngineError::EmptyPrompt => Some("give a text with -p, -f or on standard input"),
+        EngineError::ContextLengthExceeded { .. } => Some(
+            "shorten it, ask for fewer tokens with -n, or choose a longer context with -c (0 = the model's own length)",
+        ),
+        EngineError::NotANumber { .. } => {
+            Some("the file may be damaged: check it, or quantize the model again")
+        }
+        EngineError::QueueFull { .. } => Some("ask again later"),
+        _ => None,
     }
 }

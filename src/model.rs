@@ -1,5 +1,7 @@
 //! A model file: validated in Rust first, then loaded by llama.cpp from the same open file.
 
+pub mod loaded;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +13,11 @@ use crate::engine::sample::SamplingParams;
 use crate::engine::template::ChatTemplate;
 use crate::engine::tokenize::Tokenizer;
 use crate::error::Error;
-use crate::llama::{self, Context, ContextParams, LoadParams, Model, Progress, Source, TokenId};
+use crate::fit::{self, Geometry, Memory};
+use crate::llama::{
+    self, Backend, Context, ContextParams, LoadParams, Model, Progress, Repack, Source, TokenId,
+};
+use crate::repack::{RepackChoice, repacked_bytes};
 use yi_quantize::memory;
 
 /// The default context: enough for a conversation, and small enough for any machine that holds the model.
@@ -114,16 +120,42 @@ impl ModelFile {
             .map_or_else(stem, str::to_owned)
     }
 
-    /// Has llama.cpp load the model.
+    /// How to load the file on this machine: what [`RepackChoice::Auto`] repacks, or nothing where that
+    /// does not fit beside a context of the default length.
     ///
     /// # Errors
-    /// When the backend does not start or llama.cpp refuses the file.
+    /// When the backend does not start.
+    pub fn load_params(&self) -> Result<LoadParams, Error> {
+        let backend = llama::backend()?;
+        let on_gpu = llama::devices(backend).iter().any(|d| d.is_gpu);
+        let mut load = LoadParams {
+            repack: RepackChoice::Auto.resolve(&self.headers, backend, on_gpu)?,
+            ..LoadParams::default()
+        };
+        let context = ContextParams {
+            n_ctx: self.resolve_n_ctx(None),
+            ..ContextParams::default()
+        };
+        let repacked = repacked_bytes(&load.repack, &self.headers, backend);
+        if memory::available_bytes()
+            .is_some_and(|available| self.memory(&load, &context, repacked).anonymous() > available)
+        {
+            load.repack = Repack::None;
+        }
+        Ok(load)
+    }
+
+    /// Has llama.cpp load the model, after a look at the memory that its weights need.
+    ///
+    /// # Errors
+    /// When they do not fit, the backend does not start or llama.cpp refuses the file.
     pub fn load(
         &self,
         params: &LoadParams,
         progress: &mut Progress<'_>,
     ) -> Result<Arc<Model>, Error> {
         let backend = llama::backend()?;
+        self.check_weights(params, backend)?;
         let source = match self.files.as_slice() {
             [(path, file)] => Source::File {
                 file,
@@ -198,11 +230,24 @@ impl ModelFile {
         Ok(params)
     }
 
+    /// Tokens that the model was trained with; 0 where the file does not say.
+    #[must_use]
+    pub fn n_ctx_train(&self) -> u32 {
+        let metadata = self.metadata();
+        let architecture = metadata.str("general.architecture").ok().flatten();
+        architecture
+            .and_then(|a| {
+                let trained = metadata.unsigned(&format!("{a}.context_length"));
+                trained.ok().flatten()
+            })
+            .map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX))
+    }
+
     /// The length of the context that is meant: `None` gives the default, at most what the model was
     /// trained with; 0 gives just that.
     #[must_use]
-    pub fn resolve_n_ctx(&self, model: &Model, asked: Option<u32>) -> u32 {
-        let trained = u32::try_from(model.n_ctx_train()).unwrap_or(u32::MAX);
+    pub fn resolve_n_ctx(&self, asked: Option<u32>) -> u32 {
+        let trained = self.n_ctx_train();
         match asked {
             None => DEFAULT_N_CTX.min(trained).max(1),
             Some(0) => trained.max(1),
@@ -210,19 +255,102 @@ impl ModelFile {
         }
     }
 
-    /// Makes a context, after a look at the memory it needs.
+    /// The memory that the model takes with these settings, with `repacked` of its weights' bytes in another
+    /// layout. Without the parts that a context takes where the file does not state its widths.
+    #[must_use]
+    pub fn memory(&self, load: &LoadParams, context: &ContextParams, repacked: u64) -> Memory {
+        let resident = self.resident_bytes(load, repacked);
+        let context = Geometry::new(&self.headers)
+            .map(|geometry| fit::context_memory(&geometry, context))
+            .unwrap_or_default();
+        fit::of_file(&self.headers, context, resident)
+    }
+
+    /// Bytes of the weights in memory of the process.
+    fn resident_bytes(&self, load: &LoadParams, repacked: u64) -> u64 {
+        if load.mmap {
+            repacked
+        } else {
+            fit::weight_bytes(&self.headers)
+        }
+    }
+
+    /// Refuses weights that need more memory than there is. A GPU has memory of its own.
+    fn check_weights(&self, load: &LoadParams, backend: &Backend) -> Result<(), Error> {
+        let on_gpu =
+            load.n_gpu_layers != Some(0) && llama::devices(backend).iter().any(|d| d.is_gpu);
+        if load.vocab_only || on_gpu {
+            return Ok(());
+        }
+        let repacked = repacked_bytes(&load.repack, &self.headers, backend);
+        let needed = self.resident_bytes(load, repacked);
+        match memory::available_bytes() {
+            Some(available) if needed > available => {
+                Err(Error::WeightsMemory { needed, available })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses settings that cannot work with the model, and such as need more memory than there is.
     ///
     /// # Errors
-    /// When it does not fit, or llama.cpp refuses.
+    /// [`Error::Context`], [`Error::CacheType`], [`Error::ModelMemory`].
+    pub fn check_settings(
+        &self,
+        load: &LoadParams,
+        context: &ContextParams,
+        repacked: u64,
+    ) -> Result<(), Error> {
+        context.check()?;
+        self.check_cache_types(context)?;
+        let memory = self.memory(load, context, repacked);
+        if let Some(available) = memory::available_bytes()
+            && memory.anonymous() > available
+        {
+            return Err(Error::ModelMemory {
+                memory,
+                n_ctx: context.n_ctx.into(),
+                available,
+            });
+        }
+        Ok(())
+    }
+
+    /// A quantized cache holds whole blocks for each head.
+    fn check_cache_types(&self, context: &ContextParams) -> Result<(), Error> {
+        let Some(geometry) = Geometry::new(&self.headers) else {
+            return Ok(());
+        };
+        for (what, cache_type, head_len) in [
+            ("key", context.type_k, geometry.head_k),
+            ("value", context.type_v, geometry.head_v),
+        ] {
+            if !head_len.is_multiple_of(cache_type.dtype().block_len()) {
+                return Err(Error::CacheType {
+                    what,
+                    cache_type,
+                    head_len,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a context, after a look at its settings and the memory it needs.
+    ///
+    /// # Errors
+    /// When a setting is out of range, the context does not fit, or llama.cpp refuses.
     pub fn context(
         &self,
         model: Arc<Model>,
         params: &ContextParams,
         stop: Arc<AtomicBool>,
     ) -> Result<Context, Error> {
-        let n_ctx = u64::from(params.n_ctx);
-        let needed = memory::kv_cache_bytes(self.metadata(), n_ctx)
-            .map(|cache| cache.saturating_add(memory::mask_bytes(n_ctx, params.n_ubatch.into())));
+        params.check()?;
+        self.check_cache_types(params)?;
+        let needed = Geometry::new(&self.headers)
+            .map(|geometry| fit::context_memory(&geometry, params).context());
         if let (Some(needed), Some(available)) = (needed, memory::available_bytes())
             && needed > available
         {

@@ -1,10 +1,9 @@
 //! The bundled model: what it is for, asked through the program.
 
 use serde_json::Value;
-use yi_quantize::file_type::FileType;
 
 use crate::args;
-use crate::util::models::{convert_checkpoint, fixture};
+use crate::util::models::{self, fixture};
 use crate::util::program::yi_with_input;
 
 #[test]
@@ -14,9 +13,6 @@ fn the_demo_model_answers_95_percent_of_the_held_out_questions() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    let dir = tempfile::tempdir().unwrap();
-    let model = dir.path().join("demo.gguf");
-    convert_checkpoint(&fixture("yi-demo"), &model, FileType::BF16);
 
     // Each question in a conversation of its own.
     let input: String = questions
@@ -24,7 +20,16 @@ fn the_demo_model_answers_95_percent_of_the_held_out_questions() {
         .map(|q| format!("{}\n/clear\n", q["prompt"].as_str().unwrap()))
         .collect();
     let arguments = args![
-        "chat", "-m", &model, "--temp", "0", "-n", "64", "-t", "1", "--json"
+        "chat",
+        "-m",
+        models::demo(),
+        "--temp",
+        "0",
+        "-n",
+        "64",
+        "-t",
+        "1",
+        "--json"
     ];
     let answers = yi_with_input(arguments, input.as_bytes()).ok();
     let answers: Vec<Value> = answers

@@ -1,9 +1,12 @@
 //! The integration tests: one binary, one file for each topic.
 
+mod bench;
 mod chat;
 mod cli;
 mod demo;
+mod engine;
 mod families;
+mod fit;
 mod gguf;
 mod inspect;
 mod kernels;
@@ -11,6 +14,7 @@ mod model;
 mod quantize;
 mod rules;
 mod run;
+mod settings;
 #[cfg(unix)]
 mod terminal;
 mod tokenize;

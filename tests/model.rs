@@ -51,6 +51,7 @@ fn logits_of_200_positions_are_the_same_at_once_and_one_by_one() {
             n_batch,
             n_ubatch: n_batch,
             n_threads: 2,
+            n_threads_batch: 2,
             ..ContextParams::default()
         };
         file.context(Arc::clone(&model), &params, Arc::default())
@@ -159,8 +160,24 @@ fn contexts_out_of_range_are_refused() {
             n_seq_max: u32::MAX,
             ..good.clone()
         },
+        // As many as a batch has tokens; whether the context fits into memory is no matter before that.
+        ContextParams {
+            n_seq_max: 33,
+            n_ubatch: 32,
+            n_ctx: i32::MAX as u32,
+            ..good.clone()
+        },
+        ContextParams {
+            n_seq_max: 0,
+            n_ctx: i32::MAX as u32,
+            ..good.clone()
+        },
         ContextParams {
             n_threads: 0,
+            ..good.clone()
+        },
+        ContextParams {
+            n_threads_batch: 0,
             ..good.clone()
         },
         ContextParams {
@@ -172,6 +189,9 @@ fn contexts_out_of_range_are_refused() {
             .context(Arc::clone(&model), &params, Arc::default())
             .unwrap_err();
         assert_eq!(refused.kind().exit_code(), 2, "{params:?}: {refused}");
+        // The same before anything is loaded.
+        let before = file.check_settings(&LoadParams::default(), &params, 0);
+        assert_eq!(before.unwrap_err().to_string(), refused.to_string());
     }
 }
 

@@ -8,6 +8,7 @@ use crate::arch::NamedTensor;
 use crate::choose::{self, Chooser};
 use crate::digest::Digest;
 use crate::error::Error;
+use crate::file_type::FileType;
 use crate::imatrix::{Imatrix, ImatrixError};
 use crate::input::Input;
 use crate::manifest;
@@ -182,6 +183,27 @@ impl<'a> Plan<'a> {
     pub fn bits_per_weight(&self) -> f64 {
         self.output_bytes() as f64 * 8.0 / self.n_params() as f64
     }
+}
+
+/// Bytes of all tensors that [`Plan::new`] would plan for a type without further choices. Lays nothing out
+/// and tests no tokenizer, so all types can be compared at once.
+///
+/// # Errors
+/// Tensors that are missing, left over or of another shape than `config.json` says; an input that is
+/// quantized already.
+pub fn output_bytes(input: &Input, file_type: FileType) -> Result<u64, Error> {
+    let named = input.tensors()?;
+    let request = Request::new(file_type);
+    let n_params = named.iter().map(|t| t.source.shape.iter().product::<u64>());
+    let facts = ModelFacts::new(&input.metadata(file_type, n_params.sum())?);
+    let names: Vec<&str> = named.iter().map(|t| t.gguf_name.as_str()).collect();
+    let mut chooser = Chooser::new(&request, &facts, false, &names)?;
+    let mut bytes = 0;
+    for named in named {
+        let dtype = chooser.choose(&named)?;
+        bytes += plan_tensor(named, dtype, None)?.output_bytes();
+    }
+    Ok(bytes)
 }
 
 fn places(parts: &[Gguf]) -> Vec<Place> {

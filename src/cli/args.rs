@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::engine::generate::Limits;
+use super::compute::ComputeArgs;
+use crate::engine::Limits;
 use crate::engine::sample::SamplingParams;
 use crate::error::Error;
 use crate::llama::MAX_THREADS;
@@ -33,6 +34,8 @@ pub struct ModelArgs {
     /// Keep the weights from being swapped out
     #[arg(long)]
     pub mlock: bool,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
 }
 
 /// How to choose tokens, and when to stop.
@@ -132,7 +135,16 @@ fn random_seed() -> Result<u32, Error> {
         })
 }
 
-fn threads(text: &str) -> Result<usize, String> {
+/// A number of tokens, of which there must be one at least.
+pub fn count(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(n) if (1..=i32::MAX as u32).contains(&n) => Ok(n),
+        _ => Err(format!("it must be a number from 1 to {}", i32::MAX)),
+    }
+}
+
+/// A number of threads that ggml can start.
+pub fn threads(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(n) if (1..=MAX_THREADS).contains(&n) => Ok(n),
         _ => Err(format!("it must be a number from 1 to {MAX_THREADS}")),
@@ -160,6 +172,12 @@ pub fn normalize(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString>
                 None
             }
             Some("-ngl") => Some("--n-gpu-layers"),
+            Some("-tb") => Some("--threads-batch"),
+            Some("-ub") => Some("--ubatch-size"),
+            Some("-ctk") => Some("--cache-type-k"),
+            Some("-ctv") => Some("--cache-type-v"),
+            Some("-fa") => Some("--flash-attn"),
+            Some("-pg") => Some("--prompt-gen"),
             Some("-sys" | "--system-prompt") => Some("--system"),
             _ => None,
         };

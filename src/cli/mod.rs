@@ -1,7 +1,10 @@
 //! The command line: parsed first, without side effects, then resolved against the model and run.
 
 mod args;
+mod bench;
 mod chat;
+mod compute;
+mod fit;
 mod input;
 mod inspect;
 mod output;
@@ -45,6 +48,10 @@ enum Command {
     Run(run::RunArgs),
     /// Talk with a model; also reads messages from a pipe, one a line
     Chat(chat::ChatArgs),
+    /// Measure speed as llama-bench does, beside what the machine's memory allows
+    Bench(Box<bench::BenchArgs>),
+    /// Show the memory that a model takes, and the largest type and context that fit
+    Fit(fit::FitArgs),
     /// Show a file's metadata, tensors and size by type
     Inspect(inspect::InspectArgs),
     /// Show the tokens of a text
@@ -87,6 +94,8 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
     match &cli.command {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Chat(args)) => chat::run(args),
+        Some(Command::Bench(args)) => bench::run(args),
+        Some(Command::Fit(args)) => fit::run(args),
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),
         Some(Command::Quantize(args)) => Ok(yi_quantize::cli::run(args)?),

@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use serde::Serialize;
 
 use super::note;
-use crate::engine::generate::{Outcome, StopReason};
 use crate::engine::stream::for_terminal;
+use crate::engine::{Outcome, StopReason};
 use crate::error::Error;
 
 /// Writes generated text as it comes. The first failure ends the answer and is reported after it.
@@ -94,15 +94,16 @@ pub struct Answer<'a> {
 impl<'a> Answer<'a> {
     pub fn new(outcome: &'a Outcome, seed: u32) -> Self {
         let ms = |time: std::time::Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+        let stats = &outcome.stats;
         Answer {
             text: &outcome.text,
             stop: outcome.stop,
-            n_prompt: outcome.n_prompt,
-            n_cached: outcome.n_cached,
-            n_generated: outcome.tokens.len(),
-            prompt_ms: ms(outcome.prompt_time),
-            generate_ms: ms(outcome.generate_time),
-            tokens_per_second: speed(outcome.tokens.len(), outcome.generate_time),
+            n_prompt: stats.n_prompt,
+            n_cached: stats.n_cached,
+            n_generated: stats.n_generated,
+            prompt_ms: ms(stats.prompt_time),
+            generate_ms: ms(stats.generate_time),
+            tokens_per_second: speed(stats.n_generated, stats.generate_time),
             seed,
         }
     }
@@ -119,13 +120,14 @@ fn speed(n_tokens: usize, time: std::time::Duration) -> f64 {
 
 /// Logs an answer's numbers, for -v.
 pub fn log_speed(outcome: &Outcome) {
-    let computed = outcome.n_prompt.saturating_sub(outcome.n_cached);
+    let stats = &outcome.stats;
+    let computed = stats.n_prompt.saturating_sub(stats.n_cached);
     tracing::info!(
-        prompt_tokens = outcome.n_prompt,
-        cached = outcome.n_cached,
-        prompt_per_second = speed(computed, outcome.prompt_time),
-        generated_tokens = outcome.tokens.len(),
-        generated_per_second = speed(outcome.tokens.len(), outcome.generate_time),
+        prompt_tokens = stats.n_prompt,
+        cached = stats.n_cached,
+        prompt_per_second = speed(computed, stats.prompt_time),
+        generated_tokens = stats.n_generated,
+        generated_per_second = speed(stats.n_generated, stats.generate_time),
         stop = ?outcome.stop,
         "answer"
     );

@@ -1,6 +1,7 @@
 //! `yi run`: complete a text.
 
 use std::io::{self, IsTerminal as _};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,8 +9,7 @@ use clap::Args;
 use super::args::{ModelArgs, SamplingArgs};
 use super::output::{Answer, Output, log_speed, note_full};
 use super::{input, setup, signal};
-use crate::engine::generate::StopReason;
-use crate::engine::sample::Sampler;
+use crate::engine::{Request, StopReason};
 use crate::error::Error;
 
 /// Arguments of `yi run`.
@@ -36,34 +36,37 @@ pub struct RunArgs {
 /// Completes the text and prints what follows it.
 pub fn run(args: &RunArgs) -> Result<(), Error> {
     let prompt = prompt(args)?;
-    let mut ready = setup::ready(&args.model, |file| args.sampling.resolve(file).map(drop))?;
-    let params = args.sampling.resolve(&ready.file)?;
-    let tokenizer = ready.session.tokenizer();
+    let ready = setup::ready(&args.model, |file| args.sampling.resolve(file).map(drop))?;
+    let params = args.sampling.resolve(ready.model.file())?;
+    let tokenizer = ready.engine.tokenizer();
     let tokens = if args.special {
         tokenizer.encode_with_special(&prompt, true)?
     } else {
         tokenizer.encode(&prompt, true)?
     };
-    let mut sampler = Sampler::new(&params, tokenizer.model().n_vocab());
+    let mut request = Request::new(tokens);
+    request.sampling = params;
+    request.limits = args.sampling.limits();
+    let seed = request.sampling.seed;
     let mut output = Output::new();
     signal::catch(true);
-    let generated = ready
-        .session
-        .generate(&tokens, &mut sampler, args.sampling.limits(), |text| {
+    let generated = ready.engine.submit(request).and_then(|answer| {
+        answer.finish_with(|text| {
             if args.json {
-                std::ops::ControlFlow::Continue(())
+                ControlFlow::Continue(())
             } else {
                 output.text(text)
             }
-        });
+        })
+    });
     // First the line's end, so that an error's message begins a line.
     output.end()?;
     let outcome = generated?;
     if args.json {
-        output.json(&Answer::new(&outcome, params.seed))?;
+        output.json(&Answer::new(&outcome, seed))?;
     }
     log_speed(&outcome);
-    note_full(&outcome, ready.session.n_ctx());
+    note_full(&outcome, ready.engine.n_ctx());
     match outcome.stop {
         StopReason::Interrupted => Err(Error::Interrupted),
         _ => Ok(()),

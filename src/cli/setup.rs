@@ -1,25 +1,20 @@
-//! From flags to a session that is ready to generate.
+//! From flags to an engine that is ready to generate.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
-
-use yi_quantize::threads::Processors;
 
 use super::args::ModelArgs;
+use super::compute::{check_memory, resolve_threads};
 use super::{note, signal};
-use crate::engine::generate::Session;
-use crate::engine::tokenize::Tokenizer;
+use crate::engine::{Engine, EngineParams};
 use crate::error::Error;
-use crate::llama::{ContextParams, LoadParams, MAX_THREADS, Model};
+use crate::llama::LoadParams;
+use crate::model::loaded::Model;
 use crate::model::{Check, ModelFile};
 
-/// The most tokens that are computed at once.
-const N_BATCH: u32 = 512;
-
-/// A model that is loaded, and a session over it.
+/// A model that is loaded, and an engine over it.
 pub struct Ready {
-    pub file: ModelFile,
-    pub session: Session,
+    pub model: Model,
+    pub engine: Engine,
 }
 
 /// Opens, checks and loads the model. `before_loading` may refuse the file while that is still quick.
@@ -35,57 +30,24 @@ pub fn ready(
         });
     }
     before_loading(&file)?;
-    let processors = Processors::detect();
-    let n_threads = args
-        .threads
-        .unwrap_or_else(|| processors.threads())
-        .clamp(1, MAX_THREADS);
-    if n_threads > processors.logical {
-        note(format_args!(
-            "note: {n_threads} threads on {} CPUs wait for each other at every step; -t {} is the default here",
-            processors.logical,
-            processors.threads()
-        ));
-    }
-    tracing::info!(n_threads, %processors, "threads");
-    let params = LoadParams {
+    let n_threads = resolve_threads(args.threads);
+    let mut params = LoadParams {
         n_gpu_layers: args.n_gpu_layers,
         mmap: !args.no_mmap,
         mlock: args.mlock,
+        repack: args.compute.resolve_repack(&file, args.n_gpu_layers)?,
         ..LoadParams::default()
     };
-    let model = file.load(&params, &mut |_| ControlFlow::Continue(()))?;
-    if !model.has_decoder() {
-        return Err(Error::NoDecoder {
-            path: file.path().to_owned(),
-        });
-    }
-    let tokenizer = file.tokenizer(Arc::clone(&model))?;
-    let session = session(args, &file, model, tokenizer, n_threads)?;
-    Ok(Ready { file, session })
-}
-
-fn session(
-    args: &ModelArgs,
-    file: &ModelFile,
-    model: Arc<Model>,
-    tokenizer: Tokenizer,
-    n_threads: usize,
-) -> Result<Session, Error> {
-    let n_ctx = file.resolve_n_ctx(&model, args.ctx_size);
-    if n_ctx as usize > model.n_ctx_train() {
+    let n_ctx = file.resolve_n_ctx(args.ctx_size);
+    let context = args.compute.context(n_ctx, n_threads);
+    check_memory(&file, &args.compute.repack, &mut params, &context)?;
+    let model = Model::load(file, &params, &mut |_| ControlFlow::Continue(()))?;
+    let n_ctx_train = model.loaded().n_ctx_train();
+    if n_ctx as usize > n_ctx_train {
         note(format_args!(
-            "note: the context of {n_ctx} tokens is longer than the {} that the model was trained for",
-            model.n_ctx_train()
+            "note: the context of {n_ctx} tokens is longer than the {n_ctx_train} that the model was trained for"
         ));
     }
-    let params = ContextParams {
-        n_ctx,
-        n_batch: N_BATCH,
-        n_ubatch: N_BATCH,
-        n_seq_max: 1,
-        n_threads,
-    };
-    let context = file.context(model, &params, signal::stop_flag())?;
-    Ok(Session::new(context, tokenizer, n_ctx as usize))
+    let engine = model.engine(&context, &EngineParams::default(), signal::stop_flag())?;
+    Ok(Ready { model, engine })
 }

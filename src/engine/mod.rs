@@ -1,9 +1,27 @@
-//! From text to tokens and back: templates, tokens, sampling, generation.
+//! From text to tokens and back: templates, tokens, sampling, and the engine that generates.
 
-pub mod generate;
+mod answer;
+mod cells;
+mod error;
+mod inbox;
 mod jinja;
+mod logprobs;
+mod request;
 pub mod sample;
+mod scheduler;
+mod service;
+mod slot;
+mod stop;
 pub mod stream;
 pub mod template;
 pub mod tokenize;
 mod trace;
+
+pub use answer::Answer;
+pub use error::EngineError;
+pub use logprobs::{Logprob, TokenLogprobs};
+pub use request::{
+    Event, Finished, Limits, MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_STRINGS, Outcome, Piece,
+    Request, Stats, StopReason,
+};
+pub use service::{Engine, EngineParams};

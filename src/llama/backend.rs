@@ -85,6 +85,40 @@ pub fn backend() -> Result<&'static Backend, BackendError> {
     BACKEND.get_or_init(start).as_ref().map_err(Clone::clone)
 }
 
+/// A processor that ggml found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Whether it is a GPU, with memory of its own or without.
+    pub is_gpu: bool,
+    /// Its library's name: `CPU`, `CUDA`.
+    pub backend: String,
+    /// Its own name, for instance `AMD EPYC 9354P`.
+    pub description: String,
+}
+
+/// The processors that the loaded libraries found.
+#[must_use]
+pub fn devices(_started: &Backend) -> Vec<Device> {
+    // SAFETY: the libraries are loaded; the list of devices does not change after that. Every index below
+    // the count gives a device, every device has a library and both have static names.
+    unsafe {
+        (0..sys::ggml_backend_dev_count())
+            .map(|i| {
+                let device = sys::ggml_backend_dev_get(i);
+                let library = sys::ggml_backend_dev_backend_reg(device);
+                Device {
+                    is_gpu: matches!(
+                        sys::ggml_backend_dev_type(device),
+                        sys::GGML_BACKEND_DEVICE_TYPE_GPU | sys::GGML_BACKEND_DEVICE_TYPE_IGPU
+                    ),
+                    backend: text_from(sys::ggml_backend_reg_name(library)),
+                    description: text_from(sys::ggml_backend_dev_description(device)),
+                }
+            })
+            .collect()
+    }
+}
+
 fn start() -> Result<Backend, BackendError> {
     log::redirect();
     let candidates = candidates();

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 use llama_cpp_sys_2 as sys;
 
 use super::threadpool::ThreadPool;
-use super::{Batch, MAX_THREADS, Model, TokenId, log};
+use super::{Batch, CacheType, FlashAttention, MAX_THREADS, Model, TokenId, log};
 
 /// How to make a context.
 #[derive(Debug, Clone)]
@@ -19,10 +19,18 @@ pub struct ContextParams {
     pub n_batch: u32,
     /// The most tokens that are computed at once.
     pub n_ubatch: u32,
-    /// Number of sequences.
+    /// Number of sequences, at most as many as tokens in a batch.
     pub n_seq_max: u32,
-    /// Threads to compute with, 1 to [`MAX_THREADS`].
+    /// Threads to compute single tokens with, 1 to [`MAX_THREADS`].
     pub n_threads: usize,
+    /// Threads to compute several tokens at once with, as in a prompt.
+    pub n_threads_batch: usize,
+    /// How keys are stored.
+    pub type_k: CacheType,
+    /// How values are stored; quantized ones need flash attention.
+    pub type_v: CacheType,
+    /// Whether attention is computed in one step.
+    pub flash_attention: FlashAttention,
 }
 
 impl Default for ContextParams {
@@ -33,7 +41,61 @@ impl Default for ContextParams {
             n_ubatch: 512,
             n_seq_max: 1,
             n_threads: 1,
+            n_threads_batch: 1,
+            type_k: CacheType::F16,
+            type_v: CacheType::F16,
+            flash_attention: FlashAttention::Auto,
         }
+    }
+}
+
+impl ContextParams {
+    /// Refuses numbers out of range, and settings that exclude each other.
+    ///
+    /// # Errors
+    /// [`ContextError::OutOfRange`], [`ContextError::NeedsFlashAttention`].
+    pub fn check(&self) -> Result<(), ContextError> {
+        check(
+            "the context's length",
+            u64::from(self.n_ctx),
+            i32::MAX as u64,
+        )?;
+        check(
+            "the batch's length",
+            u64::from(self.n_batch),
+            i32::MAX as u64,
+        )?;
+        check(
+            "the compute batch's length",
+            u64::from(self.n_ubatch),
+            i32::MAX as u64,
+        )?;
+        // SAFETY: returns a constant.
+        let n_seq_limit = unsafe { sys::llama_max_parallel_sequences() };
+        check(
+            "the number of sequences",
+            u64::from(self.n_seq_max),
+            n_seq_limit as u64,
+        )?;
+        // llama.cpp aborts where a batch has no room for a token of each sequence.
+        check(
+            "the number of sequences",
+            u64::from(self.n_seq_max),
+            u64::from(self.n_ubatch.min(self.n_batch)),
+        )?;
+        for n_threads in [self.n_threads, self.n_threads_batch] {
+            check(
+                "the number of threads",
+                n_threads as u64,
+                MAX_THREADS as u64,
+            )?;
+        }
+        if self.type_v.is_quantized() && self.flash_attention == FlashAttention::Off {
+            return Err(ContextError::NeedsFlashAttention {
+                type_v: self.type_v,
+            });
+        }
+        Ok(())
     }
 }
 
@@ -53,6 +115,12 @@ pub enum ContextError {
         /// The largest accepted value.
         max: u64,
     },
+    /// Quantized values without flash attention.
+    #[error("a value cache in {type_v} needs flash attention, which is off")]
+    NeedsFlashAttention {
+        /// The type asked for.
+        type_v: CacheType,
+    },
     /// llama.cpp refused, most often for lack of memory.
     #[error("llama.cpp cannot make a context of {n_ctx} tokens: {reason}")]
     Refused {
@@ -64,7 +132,7 @@ pub enum ContextError {
 }
 
 /// Why a batch was not computed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum DecodeError {
     /// A batch that llama.cpp would refuse or abort on.
     #[error("invalid batch: {0}")]
@@ -93,7 +161,7 @@ pub enum DecodeError {
 pub struct Context {
     // Dropped by hand first, since it uses the threads.
     context: NonNull<sys::llama_context>,
-    _threads: Option<ThreadPool>,
+    _threads: Threads,
     model: Arc<Model>,
     stop: Arc<AtomicBool>,
     /// Which tokens of the last computed batch have logits.
@@ -129,33 +197,7 @@ impl Context {
         if model.is_vocab_only() {
             return Err(ContextError::VocabularyOnly);
         }
-        check(
-            "the context's length",
-            u64::from(params.n_ctx),
-            i32::MAX as u64,
-        )?;
-        check(
-            "the batch's length",
-            u64::from(params.n_batch),
-            i32::MAX as u64,
-        )?;
-        check(
-            "the compute batch's length",
-            u64::from(params.n_ubatch),
-            i32::MAX as u64,
-        )?;
-        // SAFETY: returns a constant.
-        let n_seq_limit = unsafe { sys::llama_max_parallel_sequences() };
-        check(
-            "the number of sequences",
-            u64::from(params.n_seq_max),
-            n_seq_limit as u64,
-        )?;
-        check(
-            "the number of threads",
-            params.n_threads as u64,
-            MAX_THREADS as u64,
-        )?;
+        params.check()?;
 
         // SAFETY: returns plain data.
         let mut raw = unsafe { sys::llama_context_default_params() };
@@ -163,8 +205,13 @@ impl Context {
         raw.n_batch = params.n_batch;
         raw.n_ubatch = params.n_ubatch.min(params.n_batch);
         raw.n_seq_max = params.n_seq_max;
+        // One cache for all sequences: any of them may fill it, and sharing a start costs nothing.
+        raw.kv_unified = true;
         raw.n_threads = params.n_threads as i32;
-        raw.n_threads_batch = params.n_threads as i32;
+        raw.n_threads_batch = params.n_threads_batch as i32;
+        raw.type_k = params.type_k.raw();
+        raw.type_v = params.type_v.raw();
+        raw.flash_attn_type = params.flash_attention.number();
         raw.no_perf = true;
         raw.abort_callback = Some(should_stop);
         raw.abort_callback_data = Arc::as_ptr(&stop).cast_mut().cast();
@@ -187,17 +234,8 @@ impl Context {
                 reason,
             });
         };
-        let threads = ThreadPool::new(params.n_threads);
-        if let Some(threads) = &threads {
-            // SAFETY: context and threads are alive; the context is freed before the threads.
-            unsafe {
-                sys::llama_attach_threadpool(
-                    context.as_ptr(),
-                    threads.as_ptr(),
-                    std::ptr::null_mut(),
-                )
-            };
-        }
+        let threads = Threads::new(params.n_threads, params.n_threads_batch);
+        threads.attach(context);
         // SAFETY: the context is alive.
         let (n_batch, n_ubatch) = unsafe {
             (
@@ -242,6 +280,12 @@ impl Context {
     #[must_use]
     pub fn n_batch(&self) -> usize {
         self.n_batch
+    }
+
+    /// Number of sequences.
+    #[must_use]
+    pub fn n_seq_max(&self) -> usize {
+        self.n_seq_max as usize
     }
 
     /// Computes a batch; afterwards [`Context::logits`] gives the outputs it asked for.
@@ -363,15 +407,40 @@ impl Context {
     }
 
     /// Removes the tokens of a sequence from position `from` on. False when this kind of model cannot
-    /// remove a part (recurrent ones): then [`Context::clear`] and compute again.
+    /// remove a part (recurrent ones): then remove all from position 0 on, and compute again.
     pub fn truncate(&mut self, sequence: u32, from: usize) -> bool {
-        let (Ok(sequence), Ok(from)) = (i32::try_from(sequence), i32::try_from(from)) else {
+        let in_range = sequence < self.n_seq_max;
+        let (Ok(sequence), Ok(from), true) =
+            (i32::try_from(sequence), i32::try_from(from), in_range)
+        else {
             return false;
         };
         // SAFETY: the context is alive; the memory belongs to it and is null for models without one.
         unsafe {
             let memory = sys::llama_get_memory(self.context.as_ptr());
             memory.is_null() || sys::llama_memory_seq_rm(memory, sequence, from, -1)
+        }
+    }
+
+    /// Lets the sequence `to`, which must be empty, hold the first `n` tokens of `from`, too. Not for
+    /// recurrent models, whose state is that of the last token. Sequences out of range are left alone.
+    pub fn share(&mut self, from: u32, to: u32, n: usize) {
+        let in_range = from < self.n_seq_max && to < self.n_seq_max;
+        let (Ok(from), Ok(to), Ok(n), true) = (
+            i32::try_from(from),
+            i32::try_from(to),
+            i32::try_from(n),
+            in_range,
+        ) else {
+            return;
+        };
+        // SAFETY: the context is alive; both sequences are in range and lie in one cache (`kv_unified`), so
+        // that copying a part is allowed.
+        unsafe {
+            let memory = sys::llama_get_memory(self.context.as_ptr());
+            if !memory.is_null() {
+                sys::llama_memory_seq_cp(memory, from, to, 0, n);
+            }
         }
     }
 
@@ -383,6 +452,39 @@ impl Context {
             if !memory.is_null() {
                 sys::llama_memory_clear(memory, true);
             }
+        }
+    }
+}
+
+/// The threads of a context: a pool for single tokens and, where the number differs, one for batches.
+/// ggml pauses the one that it does not use.
+#[derive(Debug)]
+struct Threads {
+    single: Option<ThreadPool>,
+    batch: Option<ThreadPool>,
+}
+
+impl Threads {
+    fn new(n_threads: usize, n_threads_batch: usize) -> Self {
+        Threads {
+            single: ThreadPool::new(n_threads),
+            batch: if n_threads_batch == n_threads {
+                None
+            } else {
+                ThreadPool::new(n_threads_batch)
+            },
+        }
+    }
+
+    /// Gives the pools to a context, which must be freed before them.
+    fn attach(&self, context: NonNull<sys::llama_context>) {
+        let Some(single) = &self.single else {
+            return;
+        };
+        let batch = self.batch.as_ref().unwrap_or(single);
+        // SAFETY: context and pools are alive; `Context` frees the context before its threads.
+        unsafe {
+            sys::llama_attach_threadpool(context.as_ptr(), single.as_ptr(), batch.as_ptr());
         }
     }
 }

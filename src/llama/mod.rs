@@ -10,14 +10,18 @@ mod batch;
 mod context;
 mod log;
 mod model;
+mod repack;
+mod settings;
 mod stream;
 mod threadpool;
 mod vocab;
 
-pub use backend::{Backend, BackendError, backend};
+pub use backend::{Backend, BackendError, Device, backend, devices};
 pub use batch::Batch;
 pub use context::{Context, ContextError, ContextParams, DecodeError, all_logits};
 pub use model::{LoadError, LoadParams, Model, Progress, Source};
+pub use repack::{Repack, can_repack};
+pub use settings::{CacheType, FlashAttention};
 pub use vocab::{TokenAttributes, TokenizeError, VocabKind};
 
 /// A token's number in the vocabulary; llama.cpp uses -1 for none, which never appears here.

@@ -11,6 +11,7 @@ use std::sync::Mutex;
 
 use llama_cpp_sys_2 as sys;
 
+use super::repack::{Overrides, Repack};
 use super::stream::CStream;
 use super::{Backend, log};
 
@@ -39,8 +40,8 @@ pub struct LoadParams {
     pub mmap: bool,
     /// Keep the weights from being swapped out.
     pub mlock: bool,
-    /// Let ggml repack weights into the layout its fastest kernels want.
-    pub repack: bool,
+    /// Which weights ggml repacks into the layout its fastest kernels want.
+    pub repack: Repack,
     /// Have llama.cpp look for invalid values in the weights.
     pub check_tensors: bool,
 }
@@ -52,7 +53,7 @@ impl Default for LoadParams {
             vocab_only: false,
             mmap: true,
             mlock: false,
-            repack: true,
+            repack: Repack::All,
             check_tensors: false,
         }
     }
@@ -94,6 +95,8 @@ pub struct Model {
     pub(super) making_context: Mutex<()>,
     /// llama.cpp reads some tensors on demand from the stream.
     _stream: Option<CStream>,
+    /// llama.cpp keeps the parameters it was loaded with.
+    _overrides: Option<Overrides>,
     vocab_only: bool,
 }
 
@@ -130,7 +133,11 @@ impl Model {
             callback: progress,
             cancelled: false,
         };
-        let params_raw = raw_params(params, &mut state);
+        let overrides = match &params.repack {
+            Repack::Tensors(names) => Overrides::new(names),
+            Repack::All | Repack::None => None,
+        };
+        let params_raw = raw_params(params, overrides.as_ref(), &mut state);
         let (model, stream) = match source {
             Source::File { file, path } => load_file(file, path, params_raw)?,
             Source::Parts(parts) => (load_parts(parts, params_raw)?, None),
@@ -152,6 +159,7 @@ impl Model {
             vocab,
             making_context: Mutex::new(()),
             _stream: stream,
+            _overrides: overrides,
             vocab_only: params.vocab_only,
         })
     }
@@ -174,11 +182,48 @@ impl Model {
         usize::try_from(n).unwrap_or(0)
     }
 
+    /// llama.cpp's description of architecture, size and type: `llama 34B Q4_K - Medium`.
+    #[must_use]
+    pub fn description(&self) -> String {
+        let mut text = [0u8; 256];
+        // SAFETY: the model is loaded; at most the stated number of bytes is written, the last one a NUL.
+        unsafe {
+            sys::llama_model_desc(self.model.as_ptr(), text.as_mut_ptr().cast(), text.len());
+        }
+        let end = text.iter().position(|&byte| byte == 0).unwrap_or(0);
+        String::from_utf8_lossy(&text[..end]).into_owned()
+    }
+
+    /// Bytes of all tensors.
+    #[must_use]
+    pub fn n_bytes(&self) -> u64 {
+        // SAFETY: the model is loaded.
+        unsafe { sys::llama_model_size(self.model.as_ptr()) }
+    }
+
+    /// Number of weights.
+    #[must_use]
+    pub fn n_params(&self) -> u64 {
+        // SAFETY: the model is loaded.
+        unsafe { sys::llama_model_n_params(self.model.as_ptr()) }
+    }
+
     /// Whether the model computes the next token from those before it (BERT and its kin do not).
     #[must_use]
     pub fn has_decoder(&self) -> bool {
         // SAFETY: the model is loaded.
         unsafe { sys::llama_model_has_decoder(self.model.as_ptr()) }
+    }
+
+    /// Whether the state is that of the last token, wholly or in some layers, so that the end of a
+    /// sequence cannot be removed (Mamba, RWKV and their hybrids).
+    #[must_use]
+    pub fn is_recurrent(&self) -> bool {
+        // SAFETY: the model is loaded.
+        unsafe {
+            sys::llama_model_is_recurrent(self.model.as_ptr())
+                || sys::llama_model_is_hybrid(self.model.as_ptr())
+        }
     }
 
     /// Whether the prompt goes through an encoder (T5 and its kin).
@@ -204,7 +249,12 @@ unsafe extern "C" fn on_progress(share: f32, data: *mut c_void) -> bool {
     !state.cancelled
 }
 
-fn raw_params(params: &LoadParams, state: &mut ProgressState<'_, '_>) -> sys::llama_model_params {
+/// The result points to `overrides` and `state`.
+fn raw_params(
+    params: &LoadParams,
+    overrides: Option<&Overrides>,
+    state: &mut ProgressState<'_, '_>,
+) -> sys::llama_model_params {
     // SAFETY: returns plain data.
     let mut raw = unsafe { sys::llama_model_default_params() };
     if let Some(n) = params.n_gpu_layers {
@@ -217,7 +267,10 @@ fn raw_params(params: &LoadParams, state: &mut ProgressState<'_, '_>) -> sys::ll
         (false, false) => sys::LLAMA_LOAD_MODE_NONE,
     };
     raw.vocab_only = params.vocab_only;
-    raw.use_extra_bufts = params.repack;
+    raw.use_extra_bufts = params.repack == Repack::All;
+    if let Some(overrides) = overrides {
+        raw.tensor_buft_overrides = overrides.as_ptr();
+    }
     raw.check_tensors = params.check_tensors;
     raw.progress_callback = Some(on_progress);
     raw.progress_callback_user_data = (&raw mut *state).cast();

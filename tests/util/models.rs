@@ -31,7 +31,7 @@ pub const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + messag
     {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 /// Models stay for the next run, which writes them anew.
-fn path_of(name: &str) -> PathBuf {
+pub fn path_of(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.gguf"))
 }
 
@@ -60,6 +60,16 @@ pub fn golden() -> &'static Path {
         path
     });
     &GOLDEN
+}
+
+/// The bundled demo model, which answers questions.
+pub fn demo() -> &'static Path {
+    static DEMO: LazyLock<PathBuf> = LazyLock::new(|| {
+        let path = path_of("demo-bf16");
+        convert_checkpoint(&fixture("yi-demo"), &path, FileType::BF16);
+        path
+    });
+    &DEMO
 }
 
 /// A llama model with the golden checkpoint's vocabulary, ChatML and a long context. Its weights are
@@ -129,10 +139,10 @@ pub fn qwen2() -> &'static Path {
     &PATH
 }
 
-const N_EMBD: u64 = 64;
-const N_FF: u64 = 96;
-const N_LAYERS: u64 = 2;
-const N_HEADS: u64 = 4;
+pub const N_EMBD: u64 = 64;
+pub const N_FF: u64 = 96;
+pub const N_LAYERS: u64 = 2;
+pub const N_HEADS: u64 = 4;
 const N_KV_HEADS: u64 = 2;
 /// Long enough that an answer lasts until someone stops it.
 pub const N_CTX_TRAIN: u32 = 65_536;
@@ -146,6 +156,10 @@ pub struct TinyModel {
 
 impl TinyModel {
     pub fn new(architecture: &'static str) -> Self {
+        Self::with_kv_heads(architecture, N_KV_HEADS)
+    }
+
+    pub fn with_kv_heads(architecture: &'static str, n_kv_heads: u64) -> Self {
         let mut metadata = Metadata::new();
         metadata
             .insert("general.architecture", architecture)
@@ -157,7 +171,7 @@ impl TinyModel {
             ("embedding_length", N_EMBD),
             ("feed_forward_length", N_FF),
             ("attention.head_count", N_HEADS),
-            ("attention.head_count_kv", N_KV_HEADS),
+            ("attention.head_count_kv", n_kv_heads),
             ("rope.dimension_count", N_EMBD / N_HEADS),
         ] {
             metadata
@@ -240,6 +254,11 @@ impl TinyModel {
     /// Writes the file with random F32 weights, the same at each run.
     pub fn write(self, path: &Path) -> PathBuf {
         let tensors = tensors(self.architecture, self.n_vocab);
+        self.write_tensors(path, tensors)
+    }
+
+    /// Writes the file with other tensors than a llama model's.
+    pub fn write_tensors(self, path: &Path, tensors: Vec<TensorSpec>) -> PathBuf {
         write_file(path, self.metadata, tensors, &mut Random::new());
         path.to_owned()
     }
@@ -296,12 +315,16 @@ pub fn write_split(dir: &Path, change: &dyn Fn(usize, &mut Metadata)) -> PathBuf
     dir.join("m-00001-of-00002.gguf")
 }
 
-fn tensors(architecture: &str, n_vocab: u64) -> Vec<TensorSpec> {
-    let spec = |name: String, dims: &[u64]| TensorSpec {
+/// An F32 tensor.
+pub fn spec(name: String, dims: &[u64]) -> TensorSpec {
+    TensorSpec {
         name,
         dims: dims.to_vec(),
         dtype: DType::F32,
-    };
+    }
+}
+
+fn tensors(architecture: &str, n_vocab: u64) -> Vec<TensorSpec> {
     let kv = N_EMBD / N_HEADS * N_KV_HEADS;
     let mut all = vec![
         spec("output.weight".into(), &[N_EMBD, n_vocab]),

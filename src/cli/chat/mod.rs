@@ -53,13 +53,11 @@ pub fn run(args: &ChatArgs) -> Result<(), Error> {
         }
         args.sampling.resolve(file).map(drop)
     })?;
-    let params = args.sampling.resolve(&ready.file)?;
-    let template = ready
-        .file
-        .chat_template(ready.session.tokenizer(), instead.as_deref())?;
-    let name = ready.file.name();
+    let params = args.sampling.resolve(ready.model.file())?;
+    let template = ready.model.chat_template(instead.as_deref())?;
+    let name = ready.model.file().name();
     let mut talk = Talk::new(
-        ready.session,
+        ready.engine,
         template,
         params,
         args.sampling.limits(),

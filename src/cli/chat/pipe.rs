@@ -8,7 +8,7 @@ use super::talk::Talk;
 use crate::cli::input::{MAX_TEXT_BYTES, STDIN, check_size, to_text};
 use crate::cli::output::{Answer, Output, log_speed, note_full};
 use crate::cli::{note, signal};
-use crate::engine::generate::StopReason;
+use crate::engine::StopReason;
 use crate::error::Error;
 
 /// Answers line by line. The first error ends it: nobody watches who could react.

@@ -2,14 +2,14 @@
 
 use std::ops::ControlFlow;
 
-use crate::engine::generate::{Limits, Outcome, Session, StopReason};
-use crate::engine::sample::{Sampler, SamplingParams};
+use crate::engine::sample::SamplingParams;
 use crate::engine::template::{ChatTemplate, Message, Role};
+use crate::engine::{Engine, Limits, Outcome, Request, StopReason};
 use crate::error::Error;
 
 /// What has been said, and all that is needed to go on.
 pub struct Talk {
-    session: Session,
+    engine: Engine,
     template: ChatTemplate,
     params: SamplingParams,
     limits: Limits,
@@ -22,14 +22,14 @@ pub struct Talk {
 
 impl Talk {
     pub fn new(
-        session: Session,
+        engine: Engine,
         template: ChatTemplate,
         params: SamplingParams,
         limits: Limits,
         seed_fixed: bool,
     ) -> Self {
         Talk {
-            session,
+            engine,
             template,
             params,
             limits,
@@ -42,7 +42,7 @@ impl Talk {
 
     /// Tokens that the context holds.
     pub fn n_ctx(&self) -> usize {
-        self.session.n_ctx()
+        self.engine.n_ctx()
     }
 
     /// The system message; empty when there is none.
@@ -104,15 +104,12 @@ impl Talk {
             .chain(self.messages.iter().cloned())
             .collect();
         let rendered = self.template.render(&all, true)?;
-        let tokenizer = self.session.tokenizer();
-        let prompt = tokenizer.encode_rendered(&rendered)?;
-        let params = SamplingParams {
+        let mut request = Request::new(self.engine.tokenizer().encode_rendered(&rendered)?);
+        request.sampling = SamplingParams {
             seed: self.next_seed(),
             ..self.params.clone()
         };
-        let mut sampler = Sampler::new(&params, tokenizer.model().n_vocab());
-        Ok(self
-            .session
-            .generate(&prompt, &mut sampler, self.limits, on_text)?)
+        request.limits = self.limits;
+        Ok(self.engine.submit(request)?.finish_with(on_text)?)
     }
 }

@@ -12,7 +12,7 @@ use super::line::{Entry, HELP, Lines};
 use super::talk::Talk;
 use crate::cli::output::{Answer, Output, log_speed, note_full};
 use crate::cli::{note, report, signal};
-use crate::engine::generate::StopReason;
+use crate::engine::StopReason;
 use crate::error::{Error, Kind};
 
 const PROMPT: &str = ">>> ";

@@ -1,0 +1,126 @@
+//! The way into the engine: a queue of bounded length, and what wakes the engine's thread.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::answer::{Reader, Sender};
+use super::error::EngineError;
+use super::request::Request;
+
+/// A request that waits for its turn.
+#[derive(Debug)]
+pub struct Waiting {
+    pub request: Request,
+    pub sender: Sender,
+    pub since: Instant,
+}
+
+/// Requests that wait, first come first served.
+#[derive(Debug)]
+pub struct Inbox {
+    state: Mutex<State>,
+    wake: Condvar,
+    n_queue: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: VecDeque<Waiting>,
+    /// Why nothing is accepted any more.
+    closed: Option<EngineError>,
+    /// Something has happened since the engine last looked.
+    nudged: bool,
+}
+
+impl Inbox {
+    /// An empty queue for `n_queue` requests.
+    pub fn new(n_queue: usize) -> Self {
+        Inbox {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            n_queue,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a request, or refuses it at once.
+    pub fn push(&self, waiting: Waiting) -> Result<(), EngineError> {
+        let mut state = self.lock();
+        if let Some(closed) = &state.closed {
+            return Err(closed.clone());
+        }
+        drop_cancelled(&mut state.queue);
+        let n_waiting = state.queue.len();
+        if n_waiting >= self.n_queue {
+            return Err(EngineError::QueueFull { n_waiting });
+        }
+        state.queue.push_back(waiting);
+        self.wake(state);
+        Ok(())
+    }
+
+    /// Tells the engine to look at its requests again.
+    pub fn nudge(&self) {
+        self.wake(self.lock());
+    }
+
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
+        state.nudged = true;
+        self.wake.notify_one();
+    }
+
+    /// Accepts nothing any more, and ends what waits.
+    pub fn close(&self, reason: EngineError) {
+        let mut state = self.lock();
+        state.closed.get_or_insert(reason);
+        state.queue.clear();
+        self.wake(state);
+    }
+
+    /// Whether it is closed.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed.is_some()
+    }
+
+    /// Number of requests that wait.
+    pub fn n_waiting(&self) -> usize {
+        let mut state = self.lock();
+        drop_cancelled(&mut state.queue);
+        state.queue.len()
+    }
+
+    /// Takes the first request if `place` finds a place for it. None overtakes another: one that needs
+    /// much room gets it when those before it are done.
+    pub fn take<P>(&self, place: impl FnOnce(&Request) -> Option<P>) -> Option<(Waiting, P)> {
+        let mut state = self.lock();
+        drop_cancelled(&mut state.queue);
+        let placed = place(&state.queue.front()?.request)?;
+        let waiting = state.queue.pop_front()?;
+        Some((waiting, placed))
+    }
+
+    /// Takes all.
+    pub fn take_all(&self) -> VecDeque<Waiting> {
+        std::mem::take(&mut self.lock().queue)
+    }
+
+    /// Waits until something has happened since the last call.
+    pub fn wait(&self) {
+        let mut state = self.lock();
+        while !state.nudged {
+            state = self
+                .wake
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        state.nudged = false;
+    }
+}
+
+fn drop_cancelled(queue: &mut VecDeque<Waiting>) {
+    queue.retain(|waiting| waiting.sender.reader() != Reader::Gone);
+}

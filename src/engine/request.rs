@@ -1,0 +1,189 @@
+//! What is asked of the engine, and what comes of it.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::error::EngineError;
+use super::logprobs::TokenLogprobs;
+use super::sample::SamplingParams;
+use crate::llama::TokenId;
+
+/// The most stop strings of one request: each of them is looked for after every token.
+pub const MAX_STOP_STRINGS: usize = 64;
+/// The longest stop string, in bytes: as much text may be held back.
+pub const MAX_STOP_BYTES: usize = 1024;
+/// The most alternatives for which a request may ask the logprobs.
+pub const MAX_LOGPROBS: usize = 100;
+
+/// One answer to be generated.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The prompt's tokens, not empty: see [`Tokenizer`](super::tokenize::Tokenizer).
+    pub prompt: Vec<TokenId>,
+    /// How to choose tokens. Each request has its own random numbers, which begin at the seed.
+    pub sampling: SamplingParams,
+    /// When to stop.
+    pub limits: Limits,
+    /// Texts that end the answer. They are not a part of it, and neither is what follows them.
+    pub stop: Vec<String>,
+    /// Whose request it is, for instance a tenant. The start of a prompt is taken from an earlier request
+    /// only where both have the same namespace, so that nobody learns from the time that an answer takes
+    /// what others have asked.
+    pub namespace: String,
+    /// `Some(n)`: the logprob of each token, and those of the `n` likeliest ones in its place.
+    pub logprobs: Option<usize>,
+}
+
+impl Request {
+    /// A request that ends with the model's end token or the context.
+    #[must_use]
+    pub fn new(prompt: Vec<TokenId>) -> Self {
+        Request {
+            prompt,
+            sampling: SamplingParams::default(),
+            limits: Limits::default(),
+            stop: Vec::new(),
+            namespace: String::new(),
+            logprobs: None,
+        }
+    }
+
+    /// Refuses what no engine can answer.
+    pub(super) fn check(&self, n_vocab: usize, n_ctx: usize) -> Result<(), EngineError> {
+        if self.prompt.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        let in_vocabulary = |&&token: &&TokenId| usize::try_from(token).is_ok_and(|t| t < n_vocab);
+        if let Some(&token) = self.prompt.iter().find(|t| !in_vocabulary(t)) {
+            return Err(EngineError::TokenOutOfRange { token, n_vocab });
+        }
+        // Without room for an answer, or without room for all of it.
+        let n_prompt = self.prompt.len();
+        if n_prompt >= n_ctx || self.limits.n_cells(n_prompt, n_ctx) > n_ctx {
+            return Err(EngineError::ContextLengthExceeded {
+                n_prompt,
+                n_predict: self.limits.n_predict,
+                n_ctx,
+            });
+        }
+        self.sampling.check()?;
+        if self.stop.len() > MAX_STOP_STRINGS {
+            return Err(EngineError::StopStrings {
+                n_strings: self.stop.len(),
+            });
+        }
+        if let Some(text) = self
+            .stop
+            .iter()
+            .find(|text| text.is_empty() || text.len() > MAX_STOP_BYTES)
+        {
+            return Err(EngineError::StopStringLength {
+                n_bytes: text.len(),
+            });
+        }
+        match self.logprobs {
+            Some(asked) if asked > MAX_LOGPROBS => Err(EngineError::Logprobs { asked }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Limits of one answer.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// The most tokens to generate; `None` = until the end token or the context's end. Such a request
+    /// needs the whole context, so it runs when no other does.
+    pub n_predict: Option<usize>,
+    /// Go on after end tokens (for measurements).
+    pub ignore_end: bool,
+}
+
+impl Limits {
+    /// Tokens that the context must have room for. The last token that is generated needs none: nothing
+    /// is computed after it.
+    pub(super) fn n_cells(&self, n_prompt: usize, n_ctx: usize) -> usize {
+        match self.n_predict {
+            Some(n) => n_prompt.saturating_add(n.saturating_sub(1)),
+            None => n_ctx,
+        }
+    }
+}
+
+/// Why generation stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// The model wrote an end token.
+    EndToken,
+    /// The model wrote one of the request's stop strings.
+    StopString,
+    /// The number of tokens asked for.
+    Limit,
+    /// The context is full.
+    ContextFull,
+    /// Someone asked to stop.
+    Interrupted,
+}
+
+/// Something that the engine tells about a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A piece of the answer.
+    Piece(Piece),
+    /// The end; nothing follows it.
+    Done(Finished),
+}
+
+/// A piece of the answer: what one token added to it, or the text that was left at the end.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Piece {
+    /// The token; `None` for text that was held back and comes at the end.
+    pub token: Option<TokenId>,
+    /// Whole characters, which are final. Empty while a character, or what may become a stop string, is
+    /// not complete.
+    pub text: String,
+    /// Where the request asks for them.
+    pub logprobs: Option<TokenLogprobs>,
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Finished {
+    /// Why it stopped.
+    pub stop: StopReason,
+    /// Counts and times.
+    pub stats: Stats,
+}
+
+/// A request's counts and times.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Stats {
+    /// Tokens of the prompt.
+    pub n_prompt: usize,
+    /// Tokens at the prompt's start that were in the context already and not computed again.
+    pub n_cached: usize,
+    /// Tokens generated, without the end token.
+    pub n_generated: usize,
+    /// Time in the queue.
+    pub wait_time: Duration,
+    /// Time for the rest of the prompt.
+    pub prompt_time: Duration,
+    /// Time for the generated tokens.
+    pub generate_time: Duration,
+}
+
+/// A whole answer.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The generated text, without the end token.
+    pub text: String,
+    /// The generated tokens, without the end token.
+    pub tokens: Vec<TokenId>,
+    /// For each token, where the request asks for them.
+    pub logprobs: Vec<TokenLogprobs>,
+    /// Why it stopped.
+    pub stop: StopReason,
+    /// Counts and times.
+    pub stats: Stats,
+}

@@ -1,0 +1,409 @@
+//! The engine's thread: which tokens of which requests make the next batch.
+//!
+//! Each round is one batch: cancelled requests leave, waiting ones come in while there is a slot and room
+//! for all of their tokens, every request that generates gets its next token computed, and those whose
+//! prompts are not computed yet share what room the batch has left.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::answer::Reader;
+use super::cells::{Cell, Cells};
+use super::error::EngineError;
+use super::inbox::{Inbox, Waiting};
+use super::request::{Request, StopReason};
+use super::slot::{Job, Next, Slot};
+use super::tokenize::Tokenizer;
+use crate::llama::{Batch, Context, DecodeError, TokenId};
+
+/// All that the engine's thread owns.
+#[derive(Debug)]
+pub struct Scheduler {
+    context: Context,
+    tokenizer: Tokenizer,
+    inbox: Arc<Inbox>,
+    slots: Vec<Slot>,
+    cells: Cells,
+    n_ctx: usize,
+    n_prefill: usize,
+    /// A part of a sequence can be removed or shared.
+    can_cut: bool,
+    /// Number of requests that have ended.
+    n_ended: u64,
+    batch: Batch,
+    parts: Vec<Part>,
+}
+
+/// A slot's part of the batch.
+#[derive(Debug)]
+struct Part {
+    slot: usize,
+    n_tokens: usize,
+    /// Index of the last token in the batch, where its logits are asked for.
+    output: Option<usize>,
+}
+
+/// Where a request goes.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    target: usize,
+    /// The slot that has the start of its prompt.
+    source: Option<usize>,
+    n_cached: usize,
+}
+
+impl Scheduler {
+    /// Over a fresh context. `n_ctx` is at most what it holds; `n_prefill` tokens of prompts at most are
+    /// computed beside others' tokens.
+    pub fn new(
+        context: Context,
+        tokenizer: Tokenizer,
+        inbox: Arc<Inbox>,
+        n_ctx: usize,
+        n_prefill: usize,
+    ) -> Self {
+        let model = context.model();
+        // An encoder's output belongs to the context and not to a sequence.
+        let n_slots = if model.has_encoder() {
+            1
+        } else {
+            context.n_seq_max()
+        };
+        Scheduler {
+            can_cut: !model.is_recurrent(),
+            slots: (0..n_slots).map(|_| Slot::default()).collect(),
+            cells: Cells::new(n_ctx),
+            context,
+            tokenizer,
+            inbox,
+            n_ctx,
+            n_prefill: n_prefill.max(1),
+            n_ended: 0,
+            batch: Batch::new(),
+            parts: Vec::new(),
+        }
+    }
+
+    /// Works until the inbox is closed.
+    pub fn run(&mut self) {
+        while !self.inbox.is_closed() {
+            if self.context.stop_flag().load(Ordering::Relaxed) {
+                self.interrupt_all();
+            }
+            self.leave();
+            self.admit();
+            self.plan();
+            if self.parts.is_empty() {
+                self.inbox.wait();
+            } else {
+                self.compute();
+            }
+        }
+    }
+
+    fn interrupt_all(&mut self) {
+        for slot in 0..self.slots.len() {
+            self.end(slot, |job| job.finish(StopReason::Interrupted));
+        }
+        for waiting in self.inbox.take_all() {
+            self.job(waiting).finish(StopReason::Interrupted);
+        }
+    }
+
+    fn job(&self, waiting: Waiting) -> Job {
+        let model = self.context.model();
+        let start = model
+            .has_encoder()
+            .then(|| model.decoder_start().unwrap_or(0));
+        Job::new(waiting, start, model.n_vocab(), self.n_ctx)
+    }
+
+    /// Ends a slot's request, if it has one. What was computed stays.
+    fn end(&mut self, slot: usize, how: impl FnOnce(Job)) {
+        if let Some(job) = self.slots[slot].job.take() {
+            self.n_ended += 1;
+            self.slots[slot].last_used = self.n_ended;
+            how(job);
+        }
+    }
+
+    /// Cancelled requests give up their slots.
+    fn leave(&mut self) {
+        for slot in 0..self.slots.len() {
+            let job = self.slots[slot].job.as_ref();
+            if job.is_some_and(|job| job.sender().reader() == Reader::Gone) {
+                self.end(slot, drop);
+            }
+        }
+    }
+
+    fn admit(&mut self) {
+        let inbox = Arc::clone(&self.inbox);
+        while let Some((waiting, place)) = inbox.take(|request| self.place(request)) {
+            self.start(waiting, place);
+        }
+    }
+
+    /// A slot for a request: one whose tokens its prompt begins with, or else the one that was not used
+    /// for the longest time. `None` when it must wait.
+    fn place(&self, request: &Request) -> Option<Place> {
+        let idle = |slot: &usize| self.slots[*slot].job.is_none();
+        let encoded = self.context.model().has_encoder();
+        let n_input = if encoded { 1 } else { request.prompt.len() };
+        // The last token is computed in any case, for its logits.
+        let n_common = |slot: &usize| {
+            let slot = &self.slots[*slot];
+            if encoded || slot.namespace != request.namespace {
+                return 0;
+            }
+            let n = slot.common_prefix(&request.prompt).min(n_input - 1);
+            let whole = n == slot.tokens.len() && slot.job.is_none();
+            if self.can_cut || whole { n } else { 0 }
+        };
+        let all = 0..self.slots.len();
+        let source = all
+            .clone()
+            .max_by_key(|slot| (n_common(slot), idle(slot)))
+            .filter(|slot| n_common(slot) > 0);
+        let n_cached = source.as_ref().map_or(0, n_common);
+        // A conversation goes on where it is. From others only the start is taken, and they stay, unless
+        // they are the oldest themselves.
+        let goes_on = |slot: &usize| idle(slot) && n_cached == self.slots[*slot].tokens.len();
+        let oldest = || {
+            all.filter(idle)
+                .min_by_key(|slot| self.slots[*slot].last_used)
+        };
+        let target = source.filter(goes_on).or_else(oldest)?;
+
+        let running = self.slots.iter().filter(|slot| slot.job.is_some());
+        let cached = source.map_or(&[][..], |slot| &self.slots[slot].cells[..n_cached]);
+        let held = running.clone().map(|slot| &slot.cells[..]).chain([cached]);
+        let to_come: usize = running
+            .filter_map(|slot| Some(slot.job.as_ref()?.n_cells - slot.tokens.len()))
+            .sum();
+        let n_more = request.limits.n_cells(n_input, self.n_ctx) - n_cached;
+        let fits = self.cells.n_different(held) + to_come + n_more <= self.n_ctx;
+        fits.then_some(Place {
+            target,
+            source,
+            n_cached,
+        })
+    }
+
+    fn start(&mut self, waiting: Waiting, place: Place) {
+        let Place {
+            target,
+            source,
+            n_cached,
+        } = place;
+        if source == Some(target) {
+            self.cut(target, n_cached);
+        } else {
+            self.cut(target, 0);
+            if let Some(source) = source {
+                self.copy(source, target, n_cached);
+            }
+        }
+        self.slots[target]
+            .namespace
+            .clone_from(&waiting.request.namespace);
+        let mut job = self.job(waiting);
+        if self.context.model().has_encoder()
+            && let Err(error) = self.encode(job.prompt())
+        {
+            return match error {
+                DecodeError::Stopped => job.finish(StopReason::Interrupted),
+                error => job.fail(error.into()),
+            };
+        }
+        job.set_cached(self.slots[target].tokens.len());
+        self.slots[target].job = Some(job);
+    }
+
+    /// T5 and its kin: the prompt goes through the encoder, and the answer begins with a token of its own.
+    fn encode(&mut self, prompt: &[TokenId]) -> Result<(), DecodeError> {
+        self.context.clear();
+        self.batch.clear();
+        for (i, &token) in prompt.iter().enumerate() {
+            self.batch.push(token, i, 0, true);
+        }
+        self.context.encode(&self.batch)
+    }
+
+    /// Drops all but the first `n` tokens of a slot, or all of them where the model cannot drop a part.
+    fn cut(&mut self, slot: usize, n: usize) {
+        let keep = if self.context.truncate(sequence(slot), n) {
+            n
+        } else {
+            self.context.truncate(sequence(slot), 0);
+            0
+        };
+        let slot = &mut self.slots[slot];
+        slot.tokens.truncate(keep);
+        let dropped = slot.cells.drain(keep.min(slot.cells.len())..);
+        self.cells.release(dropped);
+    }
+
+    /// Lets an empty slot hold the first `n` tokens of another one, too.
+    fn copy(&mut self, source: usize, target: usize, n: usize) {
+        self.context.share(sequence(source), sequence(target), n);
+        let tokens = self.slots[source].tokens[..n].to_vec();
+        let cells = self.slots[source].cells[..n].to_vec();
+        self.cells.share(&cells);
+        self.slots[target].tokens = tokens;
+        self.slots[target].cells = cells;
+    }
+
+    /// Fills the batch.
+    fn plan(&mut self) {
+        self.batch.clear();
+        self.parts.clear();
+        let (mut generating, mut prompts) = (Vec::new(), Vec::new());
+        for (i, slot) in self.slots.iter().enumerate() {
+            let Some(job) = &slot.job else { continue };
+            if job.sender().reader() != Reader::Reads {
+                continue;
+            }
+            let n_left = job.input.len() - slot.tokens.len();
+            if job.is_generating() && n_left == 1 {
+                generating.push((i, 1));
+            } else {
+                prompts.push((i, n_left));
+            }
+        }
+        let n_left = self.context.n_batch() - generating.len();
+        let n_prefill = if generating.is_empty() {
+            n_left
+        } else {
+            n_left.min(self.n_prefill)
+        };
+        share(n_prefill, &mut prompts);
+        generating.append(&mut prompts);
+        for (slot, n_tokens) in generating {
+            self.add(slot, n_tokens);
+        }
+    }
+
+    fn add(&mut self, index: usize, n_tokens: usize) {
+        let slot = &self.slots[index];
+        let Some(job) = slot.job.as_ref().filter(|_| n_tokens > 0) else {
+            return;
+        };
+        let from = slot.tokens.len();
+        for (i, &token) in job.input[from..from + n_tokens].iter().enumerate() {
+            let is_last = from + i + 1 == job.input.len();
+            self.batch.push(token, from + i, sequence(index), is_last);
+        }
+        let is_whole = from + n_tokens == job.input.len();
+        self.parts.push(Part {
+            slot: index,
+            n_tokens,
+            output: is_whole.then(|| self.batch.len() - 1),
+        });
+    }
+
+    fn compute(&mut self) {
+        let parts = std::mem::take(&mut self.parts);
+        let n_tokens = self.batch.len();
+        let (computed, mut places) = match self.make_room(n_tokens) {
+            Some(places) => (self.context.decode(&self.batch), places),
+            None => (Err(DecodeError::Full { n_tokens }), Vec::new()),
+        };
+        match computed {
+            Ok(()) => {
+                for part in &parts {
+                    let rest = places.split_off(part.n_tokens.min(places.len()));
+                    self.take_part(part, places);
+                    places = rest;
+                }
+            }
+            Err(error) => {
+                self.cells.release(places);
+                for part in &parts {
+                    self.cut(part.slot, self.slots[part.slot].tokens.len());
+                    // Whoever set the stop flag is answered in the next round.
+                    if !matches!(error, DecodeError::Stopped) {
+                        self.end(part.slot, |job| job.fail(error.clone().into()));
+                    }
+                }
+            }
+        }
+        self.parts = parts;
+    }
+
+    /// Takes places for `n` tokens. What finished requests have left is dropped for it, the oldest first;
+    /// that is enough, since requests are let in only while all of their tokens fit.
+    fn make_room(&mut self, n: usize) -> Option<Vec<Cell>> {
+        while self.cells.n_free() < n {
+            let idle = |slot: &usize| {
+                let slot = &self.slots[*slot];
+                slot.job.is_none() && !slot.cells.is_empty()
+            };
+            let oldest = (0..self.slots.len())
+                .filter(idle)
+                .min_by_key(|&slot| self.slots[slot].last_used)?;
+            self.cut(oldest, 0);
+        }
+        self.cells.take(n)
+    }
+
+    /// Takes what was computed for a slot, and its next token.
+    fn take_part(&mut self, part: &Part, places: Vec<Cell>) {
+        let slot = &mut self.slots[part.slot];
+        let Some(job) = &mut slot.job else { return };
+        let from = slot.tokens.len();
+        slot.tokens
+            .extend_from_slice(&job.input[from..from + part.n_tokens]);
+        slot.cells.extend(places);
+        let Some(output) = part.output else { return };
+        let next = match self.context.logits(output) {
+            Some(logits) => job.advance(logits, &self.tokenizer),
+            None => Err(EngineError::NotANumber {
+                n_tokens: job.input.len(),
+            }),
+        };
+        match next {
+            Ok(Next::Compute) => {}
+            Ok(Next::Stop(reason)) => self.end(part.slot, |job| job.finish(reason)),
+            Err(error) => self.end(part.slot, |job| job.fail(error)),
+        }
+    }
+}
+
+/// The context's sequence of a slot.
+fn sequence(slot: usize) -> u32 {
+    u32::try_from(slot).unwrap_or(u32::MAX)
+}
+
+/// Cuts what each one wants so that all together get `n` tokens at most: the same for each, and what some
+/// do not need goes to the others.
+fn share(n: usize, wants: &mut [(usize, usize)]) {
+    wants.sort_by_key(|&(_, want)| want);
+    let (mut left, n_wants) = (n, wants.len());
+    for (i, (_, want)) in wants.iter_mut().enumerate() {
+        *want = (*want).min(left.div_ceil(n_wants - i));
+        left -= *want;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    fn shared(n: usize, wants: &[usize]) -> Vec<usize> {
+        let mut wants: Vec<_> = wants.iter().copied().enumerate().collect();
+        share(n, &mut wants);
+        wants.sort_unstable();
+        wants.into_iter().map(|(_, want)| want).collect()
+    }
+
+    #[test]
+    fn a_long_prompt_leaves_the_others_their_share() {
+        assert_eq!(shared(64, &[10_000, 8, 9_000]), [28, 8, 28]);
+        assert_eq!(shared(64, &[10_000]), [64]);
+        assert_eq!(shared(64, &[10, 20]), [10, 20]);
+        assert_eq!(shared(3, &[5, 5, 5, 5]).iter().sum::<usize>(), 3);
+        assert_eq!(shared(0, &[5]), [0]);
+        assert!(shared(8, &[]).is_empty());
+    }
+}

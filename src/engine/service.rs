@@ -1,0 +1,249 @@
+//! The engine as others see it: requests go in, answers come out, and one thread computes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::answer::{Answer, channel};
+use super::error::EngineError;
+use super::inbox::{Inbox, Waiting};
+use super::request::Request;
+use super::scheduler::Scheduler;
+use super::tokenize::Tokenizer;
+use crate::llama::Context;
+
+/// How an engine treats its requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineParams {
+    /// The most requests that wait; one more is refused at once.
+    pub n_queue: usize,
+    /// The most pieces of an answer that wait to be read; then its request pauses.
+    pub n_events: usize,
+    /// The most tokens of prompts that are computed in one batch with others' next tokens: who generates
+    /// waits no longer than for so many tokens. Without others, prompts fill the batch.
+    pub n_prefill: usize,
+}
+
+impl Default for EngineParams {
+    fn default() -> Self {
+        EngineParams {
+            n_queue: 64,
+            n_events: 256,
+            n_prefill: 64,
+        }
+    }
+}
+
+/// llama.cpp's stack, in bytes: its code is written for a program's main thread.
+const STACK_BYTES: usize = 8 << 20;
+
+/// Generates answers to several requests at once.
+///
+/// One thread owns the context. As many requests run at once as the context has sequences
+/// ([`ContextParams::n_seq_max`](crate::llama::ContextParams::n_seq_max)); they join and leave between two
+/// batches. Dropping the engine ends the computation, its thread, and all answers with an error.
+///
+/// # The same answer again
+///
+/// Each request has random numbers of its own, so with the same seed and the same settings its answer is
+/// the same each time it runs alone in a fresh engine, at any number of threads. Beside others, or after
+/// them, llama.cpp computes the same sums in another order in three places, and the last bits of the
+/// logits may differ:
+///
+/// - Several tokens in one batch are multiplied by other kernels than a single one. How many there are
+///   depends on what else runs: on the other requests' tokens, and on the pieces that prompts come in.
+/// - Attention adds up a sequence's tokens in the order of their places in the KV cache, which all
+///   sequences share.
+/// - Where the start of a prompt is taken from an earlier request, it is as computed then.
+///
+/// Greedy answers change only where the two best logits are closer than that, and sampled ones where the
+/// random number falls between the two sums. What an answer is made of never comes from another request:
+/// only the rounding does.
+#[derive(Debug)]
+pub struct Engine {
+    inbox: Arc<Inbox>,
+    thread: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    tokenizer: Tokenizer,
+    n_ctx: usize,
+    n_events: usize,
+}
+
+impl Engine {
+    /// Starts an engine over a fresh context, of which it uses `n_ctx` tokens: llama.cpp may have rounded up
+    /// what was asked for.
+    ///
+    /// Setting the context's stop flag ends all requests, running and waiting, with
+    /// [`StopReason::Interrupted`](super::StopReason::Interrupted), within a fraction of a token. The flag
+    /// is the caller's to clear.
+    ///
+    /// # Errors
+    /// When the thread does not start.
+    pub fn new(
+        context: Context,
+        tokenizer: Tokenizer,
+        n_ctx: usize,
+        params: &EngineParams,
+    ) -> Result<Self, EngineError> {
+        let n_ctx = n_ctx.min(context.n_ctx());
+        let inbox = Arc::new(Inbox::new(params.n_queue));
+        let stop = Arc::clone(context.stop_flag());
+        let n_prefill = params.n_prefill;
+        let thread = {
+            let (inbox, tokenizer) = (Arc::clone(&inbox), tokenizer.clone());
+            start(Arc::clone(&inbox), move || {
+                Scheduler::new(context, tokenizer, inbox, n_ctx, n_prefill).run();
+            })?
+        };
+        Ok(Engine {
+            inbox,
+            thread: Some(thread),
+            stop,
+            tokenizer,
+            n_ctx,
+            n_events: params.n_events,
+        })
+    }
+
+    /// Asks for an answer. The request waits until there is a slot and room for its tokens; none overtakes
+    /// another.
+    ///
+    /// # Errors
+    /// At once, when the queue is full or the request could never be answered; see [`EngineError`].
+    pub fn submit(&self, request: Request) -> Result<Answer, EngineError> {
+        request.check(self.tokenizer.model().n_vocab(), self.n_ctx)?;
+        submit(&self.inbox, self.n_events, request)
+    }
+
+    /// The model's tokenizer.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Tokens that all running requests together may have in the context.
+    #[must_use]
+    pub fn n_ctx(&self) -> usize {
+        self.n_ctx
+    }
+
+    /// Requests that wait for a slot.
+    #[must_use]
+    pub fn n_waiting(&self) -> usize {
+        self.inbox.n_waiting()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.inbox.close(EngineError::ShutDown);
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // If it panicked, its requests were told.
+            let _ = thread.join();
+        }
+        self.stop.store(false, Ordering::Relaxed);
+    }
+}
+
+fn submit(inbox: &Arc<Inbox>, n_events: usize, request: Request) -> Result<Answer, EngineError> {
+    let (sender, answer) = channel(n_events, Arc::clone(inbox));
+    inbox.push(Waiting {
+        request,
+        sender,
+        since: Instant::now(),
+    })?;
+    Ok(answer)
+}
+
+/// Starts the engine's thread. However it ends, nobody waits for an answer that never comes.
+fn start(
+    inbox: Arc<Inbox>,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, EngineError> {
+    struct CloseAtEnd(Arc<Inbox>);
+    impl Drop for CloseAtEnd {
+        fn drop(&mut self) {
+            self.0.close(if std::thread::panicking() {
+                EngineError::Panicked
+            } else {
+                EngineError::ShutDown
+            });
+        }
+    }
+    std::thread::Builder::new()
+        .name("engine".to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(move || {
+            let _close = CloseAtEnd(inbox);
+            run();
+        })
+        .map_err(|error| EngineError::Thread(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::answer::Reader;
+
+    #[test]
+    fn a_panic_ends_all_answers_with_an_error() {
+        let inbox = Arc::new(Inbox::new(8));
+        let ask = || submit(&inbox, 8, Request::new(vec![1]));
+        let (running, waiting) = (ask().unwrap(), ask().unwrap());
+        let engine = Arc::clone(&inbox);
+        let thread = start(Arc::clone(&inbox), move || {
+            let (_running, ()) = engine.take(|_| Some(())).unwrap();
+            panic!("a fault, for a test");
+        });
+        for answer in [running, waiting] {
+            let events: Vec<_> = answer.collect();
+            assert!(
+                matches!(events[..], [Err(EngineError::Panicked)]),
+                "{events:?}"
+            );
+        }
+        assert!(thread.unwrap().join().is_err());
+        assert!(matches!(ask(), Err(EngineError::Panicked)));
+    }
+
+    #[test]
+    fn a_full_queue_refuses_and_a_cancelled_request_leaves_it() {
+        let inbox = Arc::new(Inbox::new(2));
+        let ask = || submit(&inbox, 8, Request::new(vec![1]));
+        let (first, _second) = (ask().unwrap(), ask().unwrap());
+        assert!(matches!(
+            ask(),
+            Err(EngineError::QueueFull { n_waiting: 2 })
+        ));
+        drop(first);
+        let _third = ask().unwrap();
+        assert_eq!(inbox.n_waiting(), 2);
+    }
+
+    #[test]
+    fn a_reader_that_lags_wakes_the_engine_when_it_has_read_half() {
+        let inbox = Arc::new(Inbox::new(2));
+        let (sender, mut answer) = channel(4, Arc::clone(&inbox));
+        for _ in 0..4 {
+            assert_eq!(sender.reader(), Reader::Reads);
+            sender.send(super::super::request::Piece {
+                token: Some(1),
+                text: String::new(),
+                logprobs: None,
+            });
+        }
+        assert_eq!(sender.reader(), Reader::Lags);
+        let reading = std::thread::spawn(move || {
+            answer.next();
+            answer.next();
+            answer
+        });
+        inbox.wait();
+        assert_eq!(sender.reader(), Reader::Reads);
+        drop(reading.join().unwrap());
+        inbox.wait();
+        assert_eq!(sender.reader(), Reader::Gone);
+    }
+}

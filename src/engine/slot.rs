@@ -1,0 +1,198 @@
+//! A slot: a sequence of the context, and the request that has it.
+
+use std::time::Instant;
+
+use super::answer::Sender;
+use super::cells::Cell;
+use super::error::EngineError;
+use super::inbox::Waiting;
+use super::logprobs::TokenLogprobs;
+use super::request::{Finished, Limits, Piece, Stats, StopReason};
+use super::sample::Sampler;
+use super::stop::StopStrings;
+use super::stream::TextStream;
+use super::tokenize::Tokenizer;
+use crate::llama::TokenId;
+
+/// A sequence of the context. What it holds stays when its request is done, for the next one.
+#[derive(Debug, Default)]
+pub struct Slot {
+    /// Computed tokens, in order.
+    pub tokens: Vec<TokenId>,
+    /// Where they are; as many as tokens.
+    pub cells: Vec<Cell>,
+    /// Whose tokens they are.
+    pub namespace: String,
+    /// The request, while there is one.
+    pub job: Option<Job>,
+    /// When its last request ended, in numbers that grow; 0 = never.
+    pub last_used: u64,
+}
+
+impl Slot {
+    /// Number of tokens at the start that these tokens have, too.
+    pub fn common_prefix(&self, tokens: &[TokenId]) -> usize {
+        self.tokens
+            .iter()
+            .zip(tokens)
+            .take_while(|(a, b)| a == b)
+            .count()
+    }
+}
+
+/// A request that runs.
+#[derive(Debug)]
+pub struct Job {
+    sender: Sender,
+    sampler: Sampler,
+    stream: TextStream,
+    stops: StopStrings,
+    limits: Limits,
+    logprobs: Option<usize>,
+    prompt: Vec<TokenId>,
+    /// What must be in the context before the next token can be chosen: the prompt (the start token
+    /// where the prompt went through an encoder) and the tokens generated so far.
+    pub input: Vec<TokenId>,
+    /// The most tokens that it will have in the context.
+    pub n_cells: usize,
+    n_ctx: usize,
+    stats: Stats,
+    started: Instant,
+    prompt_done: Option<Instant>,
+}
+
+/// What follows from a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Its last token must be computed.
+    Compute,
+    /// It is done.
+    Stop(StopReason),
+}
+
+impl Job {
+    /// Begins with a request. `start` is the decoder's start token where the prompt goes through an encoder.
+    pub fn new(waiting: Waiting, start: Option<TokenId>, n_vocab: usize, n_ctx: usize) -> Self {
+        let Waiting {
+            request,
+            sender,
+            since,
+        } = waiting;
+        let started = Instant::now();
+        let input = start.map_or_else(|| request.prompt.clone(), |start| vec![start]);
+        let mut sampler = Sampler::new(&request.sampling, n_vocab);
+        sampler.remember(&request.prompt);
+        Job {
+            sender,
+            sampler,
+            stream: TextStream::new(),
+            stops: StopStrings::new(request.stop),
+            limits: request.limits,
+            logprobs: request.logprobs,
+            n_cells: request.limits.n_cells(input.len(), n_ctx),
+            n_ctx,
+            stats: Stats {
+                n_prompt: request.prompt.len(),
+                wait_time: started - since,
+                ..Stats::default()
+            },
+            prompt: request.prompt,
+            input,
+            started,
+            prompt_done: None,
+        }
+    }
+
+    /// The prompt as it was given.
+    pub fn prompt(&self) -> &[TokenId] {
+        &self.prompt
+    }
+
+    /// The engine's end of the way to the reader.
+    pub fn sender(&self) -> &Sender {
+        &self.sender
+    }
+
+    /// Says how many of the input's tokens were in the context already.
+    pub fn set_cached(&mut self, n_cached: usize) {
+        self.stats.n_cached = n_cached;
+    }
+
+    /// Whether the prompt has been computed.
+    pub fn is_generating(&self) -> bool {
+        self.prompt_done.is_some()
+    }
+
+    /// Chooses a token by the logits that follow the input, and sends what it adds to the text.
+    pub fn advance(&mut self, logits: &[f32], tokenizer: &Tokenizer) -> Result<Next, EngineError> {
+        self.prompt_done.get_or_insert_with(Instant::now);
+        if self.limits.n_predict == Some(0) {
+            return Ok(Next::Stop(StopReason::Limit));
+        }
+        let ignore_end = self.limits.ignore_end;
+        let allowed = |token| !ignore_end || !tokenizer.is_end(token);
+        let Some(token) = self.sampler.choose(logits, allowed) else {
+            return Err(EngineError::NotANumber {
+                n_tokens: self.input.len(),
+            });
+        };
+        if tokenizer.is_end(token) {
+            return Ok(Next::Stop(StopReason::EndToken));
+        }
+        self.input.push(token);
+        self.stats.n_generated += 1;
+        let shown = self.stops.push(&self.stream.push(&tokenizer.piece(token)));
+        self.sender.send(Piece {
+            token: Some(token),
+            text: shown.text,
+            logprobs: self
+                .logprobs
+                .map(|n_top| TokenLogprobs::new(logits, token, n_top)),
+        });
+        let at_limit = self
+            .limits
+            .n_predict
+            .is_some_and(|n| self.stats.n_generated >= n);
+        Ok(if shown.stopped {
+            Next::Stop(StopReason::StopString)
+        } else if at_limit {
+            Next::Stop(StopReason::Limit)
+        } else if self.input.len() > self.n_ctx {
+            // The last token is written and has no room to be computed.
+            Next::Stop(StopReason::ContextFull)
+        } else {
+            Next::Compute
+        })
+    }
+
+    /// Ends with an answer.
+    pub fn finish(mut self, stop: StopReason) {
+        if stop != StopReason::StopString {
+            // A character that never became whole, and what may have become a stop string.
+            let shown = self.stops.push(&self.stream.finish());
+            let mut text = shown.text;
+            text.push_str(&self.stops.finish());
+            if !text.is_empty() {
+                self.sender.send(Piece {
+                    token: None,
+                    text,
+                    logprobs: None,
+                });
+            }
+        }
+        let now = Instant::now();
+        if let Some(done) = self.prompt_done {
+            self.stats.prompt_time = done - self.started;
+            self.stats.generate_time = now - done;
+        }
+        self.sender.finish(Ok(Finished {
+            stop,
+            stats: self.stats,
+        }));
+    }
+
+    /// Ends without one.
+    pub fn fail(self, error: EngineError) {
+        self.sender.finish(Err(error));
+    }
+}
