@@ -101,11 +101,20 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn store_i8(self, v: __m256, out: &mut [u8]) {
-        let out = &mut out[..8];
-        let shorts = self.shorts(v);
-        // SAFETY: `self` proves that the CPU has the instructions; the store writes the 8 bytes of `out`.
-        unsafe { _mm_storel_epi64(out.as_mut_ptr().cast(), _mm_packs_epi16(shorts, shorts)) }
+    fn store_i8(self, v: &[__m256; 8], out: &mut [u8; 32]) {
+        // SAFETY: `self` proves that the CPU has the instructions; the store writes the 32 bytes of `out`.
+        unsafe {
+            let ints = [v[0], v[1], v[2], v[3]].map(|v| _mm256_cvttps_epi32(v));
+            let shorts = [
+                _mm256_packs_epi32(ints[0], ints[1]),
+                _mm256_packs_epi32(ints[2], ints[3]),
+            ];
+            // Both packed within 128 bits: fours of bytes change places.
+            let fours = _mm256_packs_epi16(shorts[0], shorts[1]);
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            let bytes = _mm256_permutevar8x32_epi32(fours, order);
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), bytes);
+        }
     }
 
     #[inline(always)]
@@ -130,10 +139,12 @@ impl Simd for Avx2 {
         fn abs(a: __m256) -> __m256 = _mm256_andnot_ps(_mm256_set1_ps(-0.0), a);
         fn min(a: __m256, b: __m256) -> __m256 = _mm256_min_ps(a, b);
         fn max(a: __m256, b: __m256) -> __m256 = _mm256_max_ps(a, b);
+        fn max_as_signed(a: __m256, b: __m256) -> __m256 =
+            _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+        fn max_as_unsigned(a: __m256, b: __m256) -> __m256 =
+            _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
         fn round(a: __m256) -> __m256 =
             _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
-        fn truncate(a: __m256) -> __m256 =
-            _mm256_round_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(a);
         // Floats of one sign are ordered as their bits are, and negative ones are negative integers.
         // Integer instructions leave the multipliers' ports free.
         fn clamp(a: __m256, max: __m256) -> __m256 = {

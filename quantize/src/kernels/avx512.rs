@@ -101,8 +101,10 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn store_i8(self, v: __m512, out: &mut [u8]) {
-        self.store_low_bytes(v, out);
+    fn store_i8(self, v: &[__m512; 8], out: &mut [u8; 32]) {
+        let (low, high) = out.split_at_mut(16);
+        self.store_low_bytes(v[0], low);
+        self.store_low_bytes(v[1], high);
     }
 
     #[inline(always)]
@@ -127,10 +129,12 @@ impl Simd for Avx512 {
         fn abs(a: __m512) -> __m512 = _mm512_abs_ps(a);
         fn min(a: __m512, b: __m512) -> __m512 = _mm512_min_ps(a, b);
         fn max(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b);
+        fn max_as_signed(a: __m512, b: __m512) -> __m512 =
+            _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+        fn max_as_unsigned(a: __m512, b: __m512) -> __m512 =
+            _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
         fn round(a: __m512) -> __m512 =
             _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
-        fn truncate(a: __m512) -> __m512 =
-            _mm512_roundscale_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(a);
         // Floats of one sign are ordered as their bits are, and negative ones are negative integers.
         // Integer instructions leave the multipliers' ports free.
         fn clamp(a: __m512, max: __m512) -> __m512 = {

@@ -74,8 +74,14 @@ pub fn quantize_rows(
             found: dst.len(),
         });
     }
+    let kernel_checks = kernel_checks(isa, dtype, rows.importance);
     // What was checked is still in the core's cache when it is quantized.
-    let rows_at_once = (CHECKED_AT_ONCE / n_cols).max(1);
+    let checked_at_once = if kernel_checks {
+        src.len()
+    } else {
+        CHECKED_AT_ONCE
+    };
+    let rows_at_once = (checked_at_once / n_cols).max(1);
     let weights_at_once = rows_at_once * n_cols;
     let blocks_at_once = weights_at_once / shape.block_len;
     let bytes_at_once = blocks_at_once * shape.block_bytes;
@@ -83,8 +89,10 @@ pub fn quantize_rows(
         .chunks(weights_at_once)
         .zip(dst.chunks_mut(bytes_at_once));
     for (piece, (weights, bytes)) in pieces.enumerate() {
-        check_finite(isa, weights, n_cols)
-            .map_err(|e| e.map_row(|row| piece * rows_at_once + row))?;
+        if !kernel_checks {
+            check_finite(isa, weights, n_cols)
+                .map_err(|e| e.map_row(|row| piece * rows_at_once + row))?;
+        }
         if let Err(OutOfRange { block }) = kernel(&Rows { weights, ..rows }, bytes) {
             check_finite(isa, src, n_cols)?;
             return Err(shape.out_of_range(dtype, &rows, piece * blocks_at_once + block));
@@ -130,7 +138,7 @@ pub struct Rows<'a> {
 }
 
 /// Whole rows of finite weights, a whole number of blocks each, to those blocks' bytes. Infallible
-/// but for the range of the type.
+/// but for the range of the type. Where [`kernel_checks`], a block with a weight that is not finite is out of range.
 type RowKernel = fn(&Rows, &mut [u8]) -> Result<(), OutOfRange>;
 
 /// A block that has no finite representation: its index, counted from the first weight given to the
@@ -172,6 +180,17 @@ fn row_kernel(isa: Isa, dtype: DType) -> Option<RowKernel> {
         DType::IQ4_XS => scalar::iq4_xs_row,
         _ => return None,
     })
+}
+
+/// Whether the kernel itself fails where a weight is not finite. These are nearly as fast as memory, so a check before
+/// them would be felt, and costs nothing inside.
+fn kernel_checks(isa: Isa, dtype: DType, importance: Option<&[f32]>) -> bool {
+    match (isa, dtype) {
+        (Isa::Scalar, _) => false,
+        (_, DType::Q8_0) => true,
+        (_, DType::Q4_0 | DType::Q5_0) => importance.is_none(),
+        _ => false,
+    }
 }
 
 /// Sizes that [`quantize_rows`] checked.

@@ -78,14 +78,16 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn store_i8(self, v: float32x4_t, out: &mut [u8]) {
-        // SAFETY: `self` proves that the CPU has the instructions, which touch registers only.
-        let bytes = unsafe {
-            let shorts = vmovn_s32(vcvtq_s32_f32(v));
-            let bytes = vmovn_s16(vcombine_s16(shorts, shorts));
-            vget_lane_u32::<0>(vreinterpret_u32_s8(bytes))
-        };
-        out[..4].copy_from_slice(&bytes.to_le_bytes());
+    fn store_i8(self, v: &[float32x4_t; 8], out: &mut [u8; 32]) {
+        for (v, out) in v.as_chunks::<4>().0.iter().zip(out.as_chunks_mut::<16>().0) {
+            // SAFETY: `self` proves that the CPU has the instructions; the store writes the 16 bytes of `out`.
+            unsafe {
+                let shorts = v.map(|v| vmovn_s32(vcvtq_s32_f32(v)));
+                let low = vmovn_s16(vcombine_s16(shorts[0], shorts[1]));
+                let high = vmovn_s16(vcombine_s16(shorts[2], shorts[3]));
+                vst1q_s8(out.as_mut_ptr().cast(), vcombine_s8(low, high));
+            }
+        }
     }
 
     #[inline(always)]
@@ -110,8 +112,11 @@ impl Simd for Neon {
         fn abs(a: float32x4_t) -> float32x4_t = vabsq_f32(a);
         fn min(a: float32x4_t, b: float32x4_t) -> float32x4_t = vminq_f32(a, b);
         fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t = vmaxq_f32(a, b);
+        fn max_as_signed(a: float32x4_t, b: float32x4_t) -> float32x4_t =
+            vreinterpretq_f32_s32(vmaxq_s32(vreinterpretq_s32_f32(a), vreinterpretq_s32_f32(b)));
+        fn max_as_unsigned(a: float32x4_t, b: float32x4_t) -> float32x4_t =
+            vreinterpretq_f32_u32(vmaxq_u32(vreinterpretq_u32_f32(a), vreinterpretq_u32_f32(b)));
         fn round(a: float32x4_t) -> float32x4_t = vrndnq_f32(a);
-        fn truncate(a: float32x4_t) -> float32x4_t = vrndq_f32(a);
         // Floats of one sign are ordered as their bits are, and negative ones are negative integers.
         // Integer instructions take half the time of those for floats.
         fn clamp(a: float32x4_t, max: float32x4_t) -> float32x4_t = {

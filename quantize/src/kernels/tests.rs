@@ -155,6 +155,34 @@ fn what_is_not_finite_is_an_error_with_its_place() {
 }
 
 #[test]
+fn what_is_not_finite_hides_behind_nothing() {
+    // Both signs in one block, beside larger magnitudes, in a group of blocks that is otherwise quantized together.
+    let pairs = [
+        [f32::NAN, -f32::NAN],
+        [-f32::NAN, f32::NAN],
+        [f32::INFINITY, f32::NEG_INFINITY],
+        [f32::NAN, f32::INFINITY],
+        [f32::MAX, -f32::NAN],
+    ];
+    for isa in Isa::available() {
+        for (dtype, pair) in KINDS.into_iter().flat_map(|d| pairs.map(|pair| (d, pair))) {
+            for block in [0, 3, 77, 79] {
+                let mut weights: Vec<f32> = (0..80 * 32).map(|i| (i % 61) as f32 - 30.0).collect();
+                weights[32 * block + 4..][..2].copy_from_slice(&pair);
+                let mut dst = vec![0; 10 * dtype.row_bytes(256).unwrap() as usize];
+                let first = weights.iter().position(|x| !x.is_finite()).unwrap();
+                match quantize_rows(isa, dtype, rows(&weights, 256), &mut dst) {
+                    Err(KernelError::NotFinite { row, col, .. }) => {
+                        assert_eq!(256 * row + col, first, "{dtype} {isa}: {pair:?}");
+                    }
+                    other => panic!("{dtype} {isa}: {pair:?} gave {other:?}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn what_overflows_a_scale_is_an_error_with_its_place() {
     for dtype in KINDS.into_iter().filter(|&dtype| dtype != DType::F32) {
         for value in [f32::MAX, -f32::MAX] {

@@ -1,11 +1,12 @@
 //! Q8_0, and Q4_0 and Q5_0 without an importance matrix, in lanes: the scale follows from a block's largest weight.
 //!
-//! A core makes these nearly as fast as memory gives it weights. The scales of as many blocks as there are lanes are
-//! found together, and then each block's weights are rounded where they lie, without being transposed.
+//! A core makes these nearly as fast as memory gives it weights, so each block is read once from there: weights that
+//! are not finite show in the scale. The scales of as many blocks as there are lanes are found together, and then each
+//! block's weights are rounded where they lie, without being transposed.
 
 use super::Simd;
 use crate::kernels::block::{Block, SIMPLE_LEN};
-use crate::kernels::scalar::finite_f16;
+use crate::kernels::half::{f16_from_f32, f16_is_finite};
 use crate::kernels::scalar::simple::{self, ALMOST_HALF};
 use crate::kernels::{OutOfRange, Rows};
 
@@ -15,22 +16,26 @@ type Weights = [f32; SIMPLE_LEN];
 /// Blocks that go together: lanes of the widest vector.
 const MAX_TOGETHER: usize = 16;
 
-/// Scales of some blocks, and their reciprocals: infinite for blocks that are left to the scalar code.
+/// Scales of blocks that go together, as F16, and the reciprocals of what they were before.
 struct Scales {
-    d: [f32; MAX_TOGETHER],
+    d: [u16; MAX_TOGETHER],
     inverse: [f32; MAX_TOGETHER],
 }
 
 impl Scales {
+    /// None if a scale or a reciprocal is not finite: such blocks are left to the scalar code.
     #[inline(always)]
-    fn new<S: Simd>(s: S, d: S::F) -> Self {
-        let mut scales = Self {
-            d: [0.0; MAX_TOGETHER],
-            inverse: [0.0; MAX_TOGETHER],
-        };
-        s.store(d, &mut scales.d);
-        s.store(s.div(s.splat(1.0), d), &mut scales.inverse);
-        scales
+    fn new<S: Simd>(s: S, d: S::F) -> Option<Self> {
+        let (mut scales, mut inverse) = ([0.0; MAX_TOGETHER], [0.0; MAX_TOGETHER]);
+        s.store(d, &mut scales);
+        s.store(s.div(s.splat(1.0), d), &mut inverse);
+        let mut halves = [0; MAX_TOGETHER];
+        let mut are_finite = true;
+        for i in 0..S::LANES {
+            halves[i] = f16_from_f32(scales[i]);
+            are_finite &= f16_is_finite(halves[i]) & inverse[i].is_finite();
+        }
+        are_finite.then_some(Self { d: halves, inverse })
     }
 }
 
@@ -41,24 +46,19 @@ pub fn q8_0<S: Simd>(s: S, rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange
     let dst = dst.as_chunks_mut::<34>().0;
     let groups = src.chunks(S::LANES).zip(dst.chunks_mut(S::LANES));
     for (group, (src, dst)) in groups.enumerate() {
-        let [min, max] = extremes(s, src);
-        let magnitude = s.max(s.sub(s.splat(0.0), min), max);
-        let scales = Scales::new(s, s.div(magnitude, s.splat(127.0)));
+        let mut scales = None;
+        if src.len() == S::LANES {
+            scales = Scales::new(s, s.div(magnitudes(s, src), s.splat(127.0)));
+        }
+        let Some(scales) = scales else {
+            one_by_one(group * S::LANES, src, dst, simple::q8_0)?;
+            continue;
+        };
         for (i, (x, bytes)) in src.iter().zip(dst).enumerate() {
-            let out_of_range = OutOfRange {
-                block: group * S::LANES + i,
-            };
-            let inverse = scales.inverse[i];
-            if inverse.is_finite() {
-                let d = finite_f16(scales.d[i]).ok_or(out_of_range)?;
-                // As `Block::to_bytes`, but the levels go straight to their place: read again in larger pieces than
-                // they were written in, they would hold up the core.
-                let (d_bytes, qs) = bytes.split_at_mut(2);
-                d_bytes.copy_from_slice(&d.to_le_bytes());
-                round(s, x, inverse, qs);
-            } else {
-                *bytes = simple::q8_0(x).ok_or(out_of_range)?.to_bytes();
-            }
+            // As `Block::to_bytes`, but the levels go straight to their place.
+            let [d_low, d_high, qs @ ..] = bytes;
+            [*d_low, *d_high] = scales.d[i].to_le_bytes();
+            round(s, x, scales.inverse[i], qs);
         }
     }
     Ok(())
@@ -66,14 +66,16 @@ pub fn q8_0<S: Simd>(s: S, rows: &Rows, dst: &mut [u8]) -> Result<(), OutOfRange
 
 /// The scaled weights to the nearest integers, halves away from zero; their magnitudes are hardly more than 127.
 #[inline(always)]
-fn round<S: Simd>(s: S, x: &Weights, inverse: f32, levels: &mut [u8]) {
+fn round<S: Simd>(s: S, x: &Weights, inverse: f32, levels: &mut [u8; SIMPLE_LEN]) {
     let (zero, inverse) = (s.splat(0.0), s.splat(inverse));
     let (below, above) = (s.splat(-ALMOST_HALF), s.splat(ALMOST_HALF));
-    for at in (0..SIMPLE_LEN).step_by(S::LANES) {
-        let scaled = s.mul(s.load(&x[at..]), inverse);
+    let mut rounded = [zero; 8];
+    for (rounded, x) in rounded.iter_mut().zip(x.chunks_exact(S::LANES)) {
+        let scaled = s.mul(s.load(x), inverse);
         let half = s.select(s.lt(scaled, zero), below, above);
-        s.store_i8(s.truncate(s.add(scaled, half)), &mut levels[at..]);
+        *rounded = s.add(scaled, half);
     }
+    s.store_i8(&rounded, levels);
 }
 
 /// Blocks whose largest weight is exactly `-n_max * d`, with levels from 0 to `2 * n_max - 1` (Q4_0, Q5_0); `scalar` is
@@ -91,63 +93,122 @@ pub fn symmetric_blocks<S: Simd, B: Block<BYTES>, const BYTES: usize>(
     let (half, max_level) = (s.splat(n + 0.5), s.splat(2.0 * n - 1.0));
     let groups = src.chunks(S::LANES).zip(dst.chunks_mut(S::LANES));
     for (group, (src, dst)) in groups.enumerate() {
-        let [min, max] = extremes(s, src);
-        let opposite = s.sub(s.splat(0.0), min);
-        // Of a weight and its opposite, the first counts: that is left to the scalar code, as if there were no scale.
-        let not_above = s.select(s.lt(max, opposite), min, s.splat(0.0));
-        let largest = s.select(s.lt(opposite, max), max, not_above);
-        let scales = Scales::new(s, s.div(largest, s.splat(-n)));
+        let mut scales = None;
+        if src.len() == S::LANES {
+            let largest = largest(s, src);
+            scales = Scales::new(s, s.div(largest, s.splat(-n)));
+        }
+        let Some(scales) = scales else {
+            one_by_one(group * S::LANES, src, dst, &scalar)?;
+            continue;
+        };
         for (i, (x, bytes)) in src.iter().zip(dst).enumerate() {
-            let block = group * S::LANES + i;
-            let quantized = if scales.inverse[i].is_finite() {
-                let inverse = s.splat(scales.inverse[i]);
-                let mut levels = [0; SIMPLE_LEN];
-                for at in (0..SIMPLE_LEN).step_by(S::LANES) {
-                    let level = s.add(s.mul(s.load(&x[at..]), inverse), half);
-                    s.store_u8(s.min(level, max_level), &mut levels[at..]);
-                }
-                finite_f16(scales.d[i]).map(|d| to_block(d, &levels))
-            } else {
-                scalar(x)
-            };
-            *bytes = quantized.ok_or(OutOfRange { block })?.to_bytes();
+            let inverse = s.splat(scales.inverse[i]);
+            let mut rounded = [inverse; 8];
+            for (rounded, x) in rounded.iter_mut().zip(x.chunks_exact(S::LANES)) {
+                *rounded = s.min(s.add(s.mul(s.load(x), inverse), half), max_level);
+            }
+            let mut levels = [0; SIMPLE_LEN];
+            s.store_i8(&rounded, &mut levels);
+            *bytes = to_block(scales.d[i], &levels).to_bytes();
         }
     }
     Ok(())
 }
 
-/// The smallest and the largest weight of as many blocks as there are lanes, or fewer.
-#[inline(always)]
-fn extremes<S: Simd>(s: S, src: &[Weights]) -> [S::F; 2] {
-    // Of weights `i` and `i + 16` of each block.
-    let mut min = [[0.0; 16]; MAX_TOGETHER];
-    let mut max = [[0.0; 16]; MAX_TOGETHER];
-    for ((x, min), max) in src.iter().zip(&mut min).zip(&mut max) {
-        for at in (0..16).step_by(S::LANES) {
-            let (a, b) = (s.load(&x[at..]), s.load(&x[at + 16..]));
-            s.store(s.min(a, b), &mut min[at..]);
-            s.store(s.max(a, b), &mut max[at..]);
-        }
+/// Blocks by the scalar code, which takes finite weights; the first is number `first`.
+#[cold]
+#[inline(never)]
+fn one_by_one<B: Block<BYTES>, const BYTES: usize>(
+    first: usize,
+    src: &[Weights],
+    dst: &mut [[u8; BYTES]],
+    scalar: impl Fn(&Weights) -> Option<B>,
+) -> Result<(), OutOfRange> {
+    for (i, (x, bytes)) in src.iter().zip(dst).enumerate() {
+        let is_finite = x.iter().all(|x| x.is_finite());
+        let quantized = if is_finite { scalar(x) } else { None };
+        *bytes = quantized.ok_or(OutOfRange { block: first + i })?.to_bytes();
     }
-    let mut tile = [s.splat(0.0); 16];
-    transpose(s, &min, &mut tile);
-    let mut smallest = tile[0];
-    for &x in &tile {
-        smallest = s.min(x, smallest);
-    }
-    transpose(s, &max, &mut tile);
-    let mut largest = tile[0];
-    for &x in &tile {
-        largest = s.max(x, largest);
-    }
-    [smallest, largest]
+    Ok(())
 }
 
+/// The largest magnitude of each block, of as many blocks as there are lanes; what is not finite is the largest.
 #[inline(always)]
-fn transpose<S: Simd>(s: S, rows: &[[f32; 16]; MAX_TOGETHER], tile: &mut [S::F; 16]) {
+fn magnitudes<S: Simd>(s: S, src: &[Weights]) -> S::F {
+    let mut partial = [[0.0; MAX_TOGETHER]; MAX_TOGETHER];
+    for (x, partial) in src.iter().zip(&mut partial) {
+        let mut largest = s.splat(0.0);
+        for x in x.chunks_exact(S::LANES) {
+            largest = s.max_as_signed(largest, s.abs(s.load(x)));
+        }
+        s.store(largest, partial);
+    }
+    let tile = transpose(s, &partial);
+    let mut largest = tile[0];
+    for &x in &tile[1..S::LANES] {
+        largest = s.max_as_signed(largest, x);
+    }
+    largest
+}
+
+/// The first weight of largest magnitude of each block, of as many blocks as there are lanes; 0 or what is not finite if
+/// one is not finite.
+#[inline(always)]
+fn largest<S: Simd>(s: S, src: &[Weights]) -> S::F {
+    let [negative, positive] = extremes(s, src);
+    let (zero, one) = (s.splat(0.0), s.splat(1.0));
+    let opposite = s.sub(zero, negative);
+    let is_negative = s.lt(positive, opposite);
+    let is_positive = s.lt(opposite, positive);
+    let largest = s.select(is_positive, positive, s.select(is_negative, negative, zero));
+    // Of a weight and its opposite, the first counts. In BF16, many blocks have both.
+    let is_open = s.select(is_positive, zero, s.select(is_negative, zero, one));
+    if !s.any(s.lt(zero, is_open)) {
+        return largest;
+    }
+    let mut values = [0.0; MAX_TOGETHER];
+    s.store(largest, &mut values);
+    for (value, x) in values.iter_mut().zip(src) {
+        if *value == 0.0 {
+            *value = simple::largest(x);
+        }
+    }
+    s.load(&values)
+}
+
+/// The negative and the positive weight of largest magnitude of each block, of as many blocks as there are lanes: 0 if
+/// there is no positive weight, a positive number if there is no negative one. What is not finite is the largest.
+#[inline(always)]
+fn extremes<S: Simd>(s: S, src: &[Weights]) -> [S::F; 2] {
+    let mut partial = [[[0.0; MAX_TOGETHER]; MAX_TOGETHER]; 2];
+    for (i, x) in src.iter().enumerate() {
+        let (mut negative, mut positive) = (s.splat(0.0), s.splat(0.0));
+        for x in x.chunks_exact(S::LANES) {
+            let x = s.load(x);
+            negative = s.max_as_unsigned(negative, x);
+            positive = s.max_as_signed(positive, x);
+        }
+        s.store(negative, &mut partial[0][i]);
+        s.store(positive, &mut partial[1][i]);
+    }
+    let (negatives, positives) = (transpose(s, &partial[0]), transpose(s, &partial[1]));
+    let (mut negative, mut positive) = (negatives[0], positives[0]);
+    for i in 1..S::LANES {
+        negative = s.max_as_unsigned(negative, negatives[i]);
+        positive = s.max_as_signed(positive, positives[i]);
+    }
+    [negative, positive]
+}
+
+/// As many vectors as there are lanes: vector `i` has value `i` of each row.
+#[inline(always)]
+fn transpose<S: Simd>(s: S, rows: &[[f32; MAX_TOGETHER]; MAX_TOGETHER]) -> [S::F; MAX_TOGETHER] {
     let mut slices: [&[f32]; MAX_TOGETHER] = [&[]; MAX_TOGETHER];
     for (slice, row) in slices.iter_mut().zip(rows) {
-        *slice = row;
+        *slice = &row[..S::LANES];
     }
-    s.transpose(&slices[..S::LANES], tile);
+    let mut tile = [s.splat(0.0); MAX_TOGETHER];
+    s.transpose(&slices[..S::LANES], &mut tile[..S::LANES]);
+    tile
 }

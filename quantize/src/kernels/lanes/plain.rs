@@ -41,11 +41,11 @@ impl<const N: usize> Simd for Plain<N> {
             x as u8
         });
     }
-    fn store_i8(self, v: [f32; N], out: &mut [u8]) {
-        *out.first_chunk_mut().unwrap() = v.map(|x| {
-            assert_eq!(x, f32::from(x as i8));
-            x as i8 as u8
-        });
+    fn store_i8(self, v: &[[f32; N]; 8], out: &mut [u8; 32]) {
+        for (x, out) in v.iter().flatten().zip(out) {
+            assert!((-129.0..129.0).contains(x), "{x}");
+            *out = *x as i8 as u8;
+        }
     }
     fn transpose(self, slices: &[&[f32]], out: &mut [[f32; N]]) {
         assert_eq!(slices.len(), N);
@@ -77,12 +77,17 @@ impl<const N: usize> Simd for Plain<N> {
     fn max(self, a: [f32; N], b: [f32; N]) -> [f32; N] {
         std::array::from_fn(|i| if b[i] > a[i] { b[i] } else { a[i] })
     }
+    fn max_as_signed(self, a: [f32; N], b: [f32; N]) -> [f32; N] {
+        std::array::from_fn(|i| {
+            f32::from_bits((a[i].to_bits() as i32).max(b[i].to_bits() as i32) as u32)
+        })
+    }
+    fn max_as_unsigned(self, a: [f32; N], b: [f32; N]) -> [f32; N] {
+        std::array::from_fn(|i| f32::from_bits(a[i].to_bits().max(b[i].to_bits())))
+    }
     fn round(self, a: [f32; N]) -> [f32; N] {
         // As `nearest_int`: magnitudes from 2^22 on give anything, and -0 becomes 0.
         a.map(|x| x + 12_582_912.0 - 12_582_912.0)
-    }
-    fn truncate(self, a: [f32; N]) -> [f32; N] {
-        a.map(f32::trunc)
     }
     fn clamp(self, a: [f32; N], max: [f32; N]) -> [f32; N] {
         self.max(self.min(a, max), [0.0; N])

@@ -20,10 +20,10 @@ pub trait Simd: Copy {
     fn store(self, v: Self::F, out: &mut [f32]);
     /// Lane values from 0 to less than 256, without their fractions, into the first `LANES` of `out`.
     fn store_u8(self, v: Self::F, out: &mut [u8]);
-    /// Lane values, which are integers from -128 to 127, into the first `LANES` of `out`, in two's complement.
-    fn store_i8(self, v: Self::F, out: &mut [u8]);
+    /// Lane values between -129 and 128, without their fractions, in two's complement: 32 values, of the first vectors.
+    fn store_i8(self, v: &[Self::F; 8], out: &mut [u8; 32]);
     /// `out[i]` gets element `i` of each of the `LANES` slices, which are as long as `out`; that
-    /// is a multiple of 16.
+    /// is a multiple of `LANES`.
     fn transpose(self, slices: &[&[f32]], out: &mut [Self::F]);
 
     /// `a + b`
@@ -42,12 +42,14 @@ pub trait Simd: Copy {
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     /// The larger of two numbers; of NaN and zeros of both signs, either.
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The larger by its bits, a signed integer. If one is positive, that is the larger number, and NaN exceeds infinity.
+    fn max_as_signed(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The larger by its bits, an unsigned integer: negative numbers exceed positive ones, by magnitude, and NaN exceeds
+    /// infinity.
+    fn max_as_unsigned(self, a: Self::F, b: Self::F) -> Self::F;
     /// To the nearest integer, halves to even, for magnitudes below 2^22; the sign of zero is
     /// either.
     fn round(self, a: Self::F) -> Self::F;
-
-    /// The integer between `a` and 0 that is nearest to `a`, for magnitudes below 2^22; the sign of zero is either.
-    fn truncate(self, a: Self::F) -> Self::F;
 
     /// `a`, an integer of magnitude below 2^22, moved into 0 to `max`; the sign of zero is either.
     fn clamp(self, a: Self::F, max: Self::F) -> Self::F;
@@ -219,6 +221,24 @@ mod tests {
     }
 
     #[test]
+    fn bits_are_compared_as_integers() {
+        fn check<S: Simd>(s: S) {
+            for (a, b) in pairs::<S>(&values()) {
+                let (va, vb) = (s.load(&a), s.load(&b));
+                let signed = lanes(s, s.max_as_signed(va, vb));
+                let unsigned = lanes(s, s.max_as_unsigned(va, vb));
+                for (i, (a, b)) in a.into_iter().zip(b).enumerate() {
+                    let (a, b) = (a.to_bits(), b.to_bits());
+                    let expected = (a as i32).max(b as i32) as u32;
+                    assert_eq!(signed[i].to_bits(), expected, "{a:x} and {b:x}");
+                    assert_eq!(unsigned[i].to_bits(), a.max(b), "{a:x} and {b:x}");
+                }
+            }
+        }
+        on_all!(check);
+    }
+
+    #[test]
     fn levels_are_rounded_and_limited() {
         fn check<S: Simd>(s: S) {
             let mut values = values();
@@ -234,7 +254,6 @@ mod tests {
                     for (i, &x) in scaled.iter().enumerate() {
                         let expected = x.round_ties_even();
                         assert_eq!(lanes(s, rounded)[i], expected, "{x:e}");
-                        assert_eq!(lanes(s, s.truncate(s.load(scaled)))[i], x.trunc(), "{x:e}");
                         assert_eq!(clamped[i], expected.clamp(0.0, max), "{x:e}");
                         assert_eq!(limited[i], x.clamp(-max - 1.0, max), "{x:e}");
                     }
@@ -268,10 +287,20 @@ mod tests {
                     s.store_u8(s.load(&floats), &mut out);
                     assert_eq!(out, bytes);
                 }
-                let signed: Vec<f32> = bytes.iter().map(|&x| f32::from(x as i8)).collect();
-                let mut out = vec![0; S::LANES];
-                s.store_i8(s.load(&signed), &mut out);
-                assert_eq!(out, bytes);
+            }
+            for first in (0..256).step_by(32) {
+                let bytes: [u8; 32] = std::array::from_fn(|i| (first + i) as u8);
+                for fraction in [0.0, 0.5, 0.99] {
+                    let signed = bytes.map(|x| f32::from(x as i8));
+                    let signed = signed.map(|x| x + fraction * x.signum());
+                    let mut vectors = [s.splat(0.0); 8];
+                    for (vector, x) in vectors.iter_mut().zip(signed.chunks(S::LANES)) {
+                        *vector = s.load(x);
+                    }
+                    let mut out = [0; 32];
+                    s.store_i8(&vectors, &mut out);
+                    assert_eq!(out, bytes);
+                }
             }
         }
         on_all!(check);

@@ -30,9 +30,12 @@ impl<S: Simd> Simd for Twice<S> {
         self.0.store_u8(v[1], &mut out[S::LANES..]);
     }
     #[inline(always)]
-    fn store_i8(self, v: Self::F, out: &mut [u8]) {
-        self.0.store_i8(v[0], out);
-        self.0.store_i8(v[1], &mut out[S::LANES..]);
+    fn store_i8(self, v: &[Self::F; 8], out: &mut [u8; 32]) {
+        let mut halves = [v[0][0]; 8];
+        for (i, half) in halves.iter_mut().enumerate() {
+            *half = v[i / 2][i % 2];
+        }
+        self.0.store_i8(&halves, out);
     }
     #[inline(always)]
     fn transpose(self, slices: &[&[f32]], out: &mut [Self::F]) {
@@ -80,12 +83,22 @@ impl<S: Simd> Simd for Twice<S> {
         [self.0.max(a[0], b[0]), self.0.max(a[1], b[1])]
     }
     #[inline(always)]
-    fn round(self, a: Self::F) -> Self::F {
-        [self.0.round(a[0]), self.0.round(a[1])]
+    fn max_as_signed(self, a: Self::F, b: Self::F) -> Self::F {
+        [
+            self.0.max_as_signed(a[0], b[0]),
+            self.0.max_as_signed(a[1], b[1]),
+        ]
     }
     #[inline(always)]
-    fn truncate(self, a: Self::F) -> Self::F {
-        [self.0.truncate(a[0]), self.0.truncate(a[1])]
+    fn max_as_unsigned(self, a: Self::F, b: Self::F) -> Self::F {
+        [
+            self.0.max_as_unsigned(a[0], b[0]),
+            self.0.max_as_unsigned(a[1], b[1]),
+        ]
+    }
+    #[inline(always)]
+    fn round(self, a: Self::F) -> Self::F {
+        [self.0.round(a[0]), self.0.round(a[1])]
     }
     #[inline(always)]
     fn clamp(self, a: Self::F, max: Self::F) -> Self::F {

@@ -130,7 +130,7 @@ pub fn q5_1_weighted(weights: &Weights, importance: &Weights) -> Option<Q5_1> {
 
 /// The first weight of largest magnitude, with its sign.
 #[inline(always)]
-fn largest(weights: &Weights) -> f32 {
+pub fn largest(weights: &Weights) -> f32 {
     // Magnitudes are ordered as their bits are. Of equal ones, with the sign in the lowest bit, one
     // of these maxima prefers the negative weight, the other the positive one.
     let (mut negative, mut positive) = (0, 0);
