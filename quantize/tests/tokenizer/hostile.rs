@@ -86,7 +86,6 @@ fn model_cut_at_any_byte() {
 #[test]
 fn model_with_a_piece_of_a_gigabyte() {
     let claim = [0x0a, 0x80, 0x80, 0x80, 0x80, 0x04]; // field 1, 2^30 bytes
-    let start = std::time::Instant::now();
     assert_error!(
         with_text("tokenizer.model", claim),
         E::ProtobufTruncated {
@@ -96,7 +95,6 @@ fn model_with_a_piece_of_a_gigabyte() {
             ..
         }
     );
-    assert!(start.elapsed().as_secs() < 1);
 }
 
 #[test]

@@ -16,12 +16,9 @@ macro_rules! refuses {
 }
 pub(crate) use refuses;
 
-/// Reads a file that is all in memory. However wrong it is, the answer comes in under a second.
+/// Reads a file that is all in memory.
 pub fn read(bytes: &[u8]) -> Result<Gguf, Error> {
-    let start = std::time::Instant::now();
-    let result = Gguf::read(&mut &bytes[..], bytes.len() as u64);
-    assert!(start.elapsed().as_secs_f32() < 1.0);
-    result
+    Gguf::read(&mut &bytes[..], bytes.len() as u64)
 }
 
 /// A file as its parts; counts that are not set are the numbers of parts.
