@@ -11,6 +11,9 @@ use crate::engine::template::TemplateError;
 use crate::engine::tokenize::TextError;
 use crate::fit::Memory;
 use crate::llama::{BackendError, CacheType, ContextError, DecodeError, LoadError, TokenizeError};
+use crate::server::ServerError;
+use crate::server::access::store::KeyFileError;
+use crate::server::audit::AuditError;
 
 /// Kinds of failure; the exit codes are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,6 +220,9 @@ pub enum Error {
         /// What to do.
         hint: &'static str,
     },
+    /// The server does not start.
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// Ctrl-C, or loading was cancelled.
     #[error("interrupted")]
     Interrupted,
@@ -270,6 +276,7 @@ impl Error {
             }
             Error::Read { .. } | Error::Write(_) => Kind::Io,
             Error::NotUtf8 { .. } | Error::TextTooLong { .. } => Kind::InvalidInput,
+            Error::Server(error) => server_kind(error),
             Error::Interrupted => Kind::Interrupted,
         }
     }
@@ -315,6 +322,7 @@ impl Error {
                 "use another template with --chat-template-file, or --chat-template chatml"
             }
             Error::Engine(error) => engine_hint(error)?,
+            Error::Server(error) => server_hint(error)?,
             Error::NoTokenizer { .. } => {
                 "convert the model again with its tokenizer files in the same folder"
             }
@@ -378,6 +386,52 @@ fn engine_hint(error: &EngineError) -> Option<&'static str> {
             Some("the file may be damaged: check it, or quantize the model again")
         }
         EngineError::QueueFull { .. } => Some("ask again later"),
+        _ => None,
+    }
+}
+
+fn server_kind(error: &ServerError) -> Kind {
+    match error {
+        ServerError::NoKeys { .. } | ServerError::PlainHttp { .. } | ServerError::Origin { .. } => {
+            Kind::Usage
+        }
+        ServerError::Bind { .. } | ServerError::System(_) => Kind::Io,
+        ServerError::Keys(error) => match error {
+            KeyFileError::Io { .. } => Kind::Io,
+            KeyFileError::NoKey { .. } => Kind::Usage,
+            KeyFileError::Malformed { .. } | KeyFileError::Writable { .. } => Kind::InvalidInput,
+            KeyFileError::Random(_) => Kind::Internal,
+        },
+        ServerError::Tls(_) => Kind::InvalidInput,
+        ServerError::Audit(error) => match error {
+            AuditError::Io { .. } | AuditError::InUse { .. } => Kind::Io,
+            AuditError::Broken { .. } | AuditError::NoAnchor { .. } | AuditError::Salt { .. } => {
+                Kind::InvalidInput
+            }
+            AuditError::Random(_) => Kind::Internal,
+        },
+    }
+}
+
+fn server_hint(error: &ServerError) -> Option<&'static str> {
+    match error {
+        ServerError::NoKeys { .. } => Some(
+            "make a key with `yi keys add` and give its file with --keys, or listen on 127.0.0.1; --insecure-no-keys lets everybody in",
+        ),
+        ServerError::PlainHttp { .. } => Some(
+            "give a certificate with --tls-cert and --tls-key; --insecure-plain-http is for a proxy in front that speaks TLS",
+        ),
+        ServerError::Bind { .. } => Some("choose another address with --host and --port"),
+        ServerError::Keys(KeyFileError::Io { .. }) => {
+            Some("`yi keys add` makes the file with its first key")
+        }
+        ServerError::Keys(KeyFileError::NoKey { .. }) => Some("`yi keys list` shows all keys"),
+        ServerError::Keys(KeyFileError::Writable { .. }) => {
+            Some("take the permission away: chmod go-w")
+        }
+        ServerError::Audit(AuditError::Broken { .. }) => Some(
+            "keep the file as evidence, with its .head, and begin a new log under another name",
+        ),
         _ => None,
     }
 }

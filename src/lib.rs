@@ -17,6 +17,7 @@
 //! request.limits.n_predict = Some(32);
 //! for event in engine.submit(request)? {
 //!     match event? {
+//!         Event::Prompt(_) => {} // Its logprobs, which nobody asked for.
 //!         Event::Piece(piece) => print!("{}", piece.text),
 //!         Event::Done(finished) => println!("\n{:?}", finished.stats),
 //!     }
@@ -36,6 +37,7 @@ pub mod fit;
 pub mod llama;
 pub mod model;
 pub mod repack;
+pub mod server;
 
 pub use engine::sample::SamplingParams;
 pub use engine::{

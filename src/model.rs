@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use sha2::{Digest as _, Sha256};
 use yi_gguf::{Gguf, Metadata, Value};
 
 use crate::engine::sample::SamplingParams;
@@ -101,6 +102,34 @@ impl ModelFile {
     #[must_use]
     pub fn metadata(&self) -> &Metadata {
         self.headers[0].metadata()
+    }
+
+    /// The SHA-256 of the file that is open, in hexadecimal; of a split model, of all its parts in order.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn sha256(&self) -> Result<String, Error> {
+        use std::io::{Read as _, Seek as _};
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 1 << 20];
+        for (path, file) in &self.files {
+            let mut read = || -> std::io::Result<()> {
+                // The position is nobody else's: llama.cpp maps the file.
+                let mut file = file;
+                file.rewind()?;
+                loop {
+                    match file.read(&mut buffer)? {
+                        0 => return file.rewind(),
+                        n => hash.update(&buffer[..n]),
+                    }
+                }
+            };
+            read().map_err(|source| Error::Read {
+                name: path.display().to_string(),
+                source,
+            })?;
+        }
+        Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
     }
 
     /// The model's own name, or the file's.

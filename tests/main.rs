@@ -14,6 +14,7 @@ mod model;
 mod quantize;
 mod rules;
 mod run;
+mod server;
 mod settings;
 #[cfg(unix)]
 mod terminal;

@@ -13,7 +13,7 @@ use crate::llama::MAX_THREADS;
 use crate::model::ModelFile;
 
 /// Where the model is and how to compute.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
     /// The model, a GGUF file; of a split model the first part
     #[arg(short, long, value_name = "FILE")]
@@ -177,6 +177,7 @@ pub fn normalize(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString>
             Some("-ctk") => Some("--cache-type-k"),
             Some("-ctv") => Some("--cache-type-v"),
             Some("-fa") => Some("--flash-attn"),
+            Some("-np") => Some("--parallel"),
             Some("-pg") => Some("--prompt-gen"),
             Some("-sys" | "--system-prompt") => Some("--system"),
             _ => None,

@@ -18,7 +18,7 @@ use crate::repack::{RepackChoice, repacked_bytes};
 pub const N_BATCH: u32 = 512;
 
 /// How to compute.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Computing")]
 pub struct ComputeArgs {
     /// Threads for prompts, also written -tb [default: as -t]

@@ -1,14 +1,17 @@
 //! The command line: parsed first, without side effects, then resolved against the model and run.
 
 mod args;
+mod audit;
 mod bench;
 mod chat;
 mod compute;
 mod fit;
 mod input;
 mod inspect;
+mod keys;
 mod output;
 mod run;
+mod serve;
 mod setup;
 mod signal;
 mod tokenize;
@@ -48,6 +51,12 @@ enum Command {
     Run(run::RunArgs),
     /// Talk with a model; also reads messages from a pipe, one a line
     Chat(chat::ChatArgs),
+    /// Answer requests over HTTP, as OpenAI's API does
+    Serve(Box<serve::ServeArgs>),
+    /// Make, list, revoke and rotate the server's API keys
+    Keys(keys::KeysArgs),
+    /// Verify and sum up the server's audit log
+    Audit(audit::AuditArgs),
     /// Measure speed as llama-bench does, beside what the machine's memory allows
     Bench(Box<bench::BenchArgs>),
     /// Show the memory that a model takes, and the largest type and context that fit
@@ -94,6 +103,9 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
     match &cli.command {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Chat(args)) => chat::run(args),
+        Some(Command::Serve(args)) => serve::run(*args.clone()),
+        Some(Command::Keys(args)) => keys::run(args),
+        Some(Command::Audit(args)) => audit::run(args),
         Some(Command::Bench(args)) => bench::run(args),
         Some(Command::Fit(args)) => fit::run(args),
         Some(Command::Inspect(args)) => inspect::run(args),
@@ -113,7 +125,7 @@ pub fn report(error: &Error) {
 
 /// Prints a line for the user beside the output. Messages hold what files say (a template's refusal, a
 /// key, a path), so control characters never get through.
-fn note(text: impl std::fmt::Display) {
+pub(crate) fn note(text: impl std::fmt::Display) {
     // Unlike eprintln!, this does not panic when standard error is closed.
     let _ = writeln!(io::stderr(), "{}", for_terminal(&text.to_string()));
 }

@@ -86,6 +86,11 @@ impl Inbox {
         self.lock().closed.is_some()
     }
 
+    /// Why it is closed.
+    pub fn failure(&self) -> Option<EngineError> {
+        self.lock().closed.clone()
+    }
+
     /// Number of requests that wait.
     pub fn n_waiting(&self) -> usize {
         let mut state = self.lock();

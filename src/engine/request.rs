@@ -33,6 +33,9 @@ pub struct Request {
     pub namespace: String,
     /// `Some(n)`: the logprob of each token, and those of the `n` likeliest ones in its place.
     pub logprobs: Option<usize>,
+    /// `Some(n)`: the same for the prompt's tokens but the first, see [`Event::Prompt`]. The whole prompt is
+    /// then computed, and nothing of it taken from an earlier request.
+    pub prompt_logprobs: Option<usize>,
 }
 
 impl Request {
@@ -46,6 +49,7 @@ impl Request {
             stop: Vec::new(),
             namespace: String::new(),
             logprobs: None,
+            prompt_logprobs: None,
         }
     }
 
@@ -82,7 +86,7 @@ impl Request {
                 n_bytes: text.len(),
             });
         }
-        match self.logprobs {
+        match self.logprobs.max(self.prompt_logprobs) {
             Some(asked) if asked > MAX_LOGPROBS => Err(EngineError::Logprobs { asked }),
             _ => Ok(()),
         }
@@ -129,6 +133,9 @@ pub enum StopReason {
 /// Something that the engine tells about a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
+    /// Logprobs of the next tokens of the prompt, where the request asks for them: all come before the
+    /// answer's first piece, in as many events as the prompt took batches.
+    Prompt(Vec<TokenLogprobs>),
     /// A piece of the answer.
     Piece(Piece),
     /// The end; nothing follows it.
@@ -182,6 +189,8 @@ pub struct Outcome {
     pub tokens: Vec<TokenId>,
     /// For each token, where the request asks for them.
     pub logprobs: Vec<TokenLogprobs>,
+    /// For each token of the prompt but the first, where the request asks for them.
+    pub prompt_logprobs: Vec<TokenLogprobs>,
     /// Why it stopped.
     pub stop: StopReason,
     /// Counts and times.

@@ -39,6 +39,8 @@ pub struct Scheduler {
 struct Part {
     slot: usize,
     n_tokens: usize,
+    /// Index of the first token in the batch.
+    first: usize,
     /// Index of the last token in the batch, where its logits are asked for.
     output: Option<usize>,
 }
@@ -153,7 +155,8 @@ impl Scheduler {
         // The last token is computed in any case, for its logits.
         let n_common = |slot: &usize| {
             let slot = &self.slots[*slot];
-            if encoded || slot.namespace != request.namespace {
+            let computes_all = encoded || request.prompt_logprobs.is_some();
+            if computes_all || slot.namespace != request.namespace {
                 return 0;
             }
             let n = slot.common_prefix(&request.prompt).min(n_input - 1);
@@ -291,13 +294,14 @@ impl Scheduler {
         };
         let from = slot.tokens.len();
         for (i, &token) in job.input[from..from + n_tokens].iter().enumerate() {
-            let is_last = from + i + 1 == job.input.len();
-            self.batch.push(token, from + i, sequence(index), is_last);
+            let output = job.wants_logits(from + i);
+            self.batch.push(token, from + i, sequence(index), output);
         }
         let is_whole = from + n_tokens == job.input.len();
         self.parts.push(Part {
             slot: index,
             n_tokens,
+            first: self.batch.len() - n_tokens,
             output: is_whole.then(|| self.batch.len() - 1),
         });
     }
@@ -355,6 +359,9 @@ impl Scheduler {
         slot.tokens
             .extend_from_slice(&job.input[from..from + part.n_tokens]);
         slot.cells.extend(places);
+        let of_prompt =
+            (part.first..part.first + part.n_tokens).map_while(|i| self.context.logits(i));
+        job.prompt_logits(from, of_prompt);
         let Some(output) = part.output else { return };
         let next = match self.context.logits(output) {
             Some(logits) => job.advance(logits, &self.tokenizer),

@@ -112,8 +112,22 @@ impl Engine {
     /// # Errors
     /// At once, when the queue is full or the request could never be answered; see [`EngineError`].
     pub fn submit(&self, request: Request) -> Result<Answer, EngineError> {
-        request.check(self.tokenizer.model().n_vocab(), self.n_ctx)?;
+        self.check(&request)?;
         submit(&self.inbox, self.n_events, request)
+    }
+
+    /// Refuses what could never be answered, as [`Engine::submit`] does.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    pub fn check(&self, request: &Request) -> Result<(), EngineError> {
+        request.check(self.tokenizer.model().n_vocab(), self.n_ctx)
+    }
+
+    /// Why the engine accepts nothing any more: its thread has ended.
+    #[must_use]
+    pub fn failure(&self) -> Option<EngineError> {
+        self.inbox.failure()
     }
 
     /// The model's tokenizer.

@@ -49,6 +49,7 @@ pub struct Job {
     stops: StopStrings,
     limits: Limits,
     logprobs: Option<usize>,
+    prompt_logprobs: Option<usize>,
     prompt: Vec<TokenId>,
     /// What must be in the context before the next token can be chosen: the prompt (the start token
     /// where the prompt went through an encoder) and the tokens generated so far.
@@ -89,6 +90,8 @@ impl Job {
             stops: StopStrings::new(request.stop),
             limits: request.limits,
             logprobs: request.logprobs,
+            // An encoder's prompt has no logits.
+            prompt_logprobs: request.prompt_logprobs.filter(|_| start.is_none()),
             n_cells: request.limits.n_cells(input.len(), n_ctx),
             n_ctx,
             stats: Stats {
@@ -121,6 +124,30 @@ impl Job {
     /// Whether the prompt has been computed.
     pub fn is_generating(&self) -> bool {
         self.prompt_done.is_some()
+    }
+
+    /// Whether the logits after this token of the input are wanted: those that choose the next token, and,
+    /// where the prompt's logprobs are asked for, those after each of its tokens.
+    pub fn wants_logits(&self, at: usize) -> bool {
+        let of_prompt = self.prompt_logprobs.is_some() && at + 1 < self.prompt.len();
+        at + 1 == self.input.len() || of_prompt
+    }
+
+    /// Sends the logprobs of the prompt's tokens from `from + 1` on; `logits` are those after token `from` and
+    /// those that follow it.
+    pub fn prompt_logits<'a>(&self, from: usize, logits: impl Iterator<Item = &'a [f32]>) {
+        let Some(n_top) = self.prompt_logprobs else {
+            return;
+        };
+        let next = self.prompt.get(from + 1..).unwrap_or_default();
+        let all: Vec<_> = next
+            .iter()
+            .zip(logits)
+            .map(|(&token, logits)| TokenLogprobs::new(logits, token, n_top))
+            .collect();
+        if !all.is_empty() {
+            self.sender.send_prompt(all);
+        }
     }
 
     /// Chooses a token by the logits that follow the input, and sends what it adds to the text.

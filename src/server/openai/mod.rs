@@ -1,0 +1,8 @@
+//! OpenAI's API.
+
+pub mod chat;
+pub mod completions;
+pub mod messages;
+pub mod models;
+pub mod options;
+pub mod wire;
