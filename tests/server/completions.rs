@@ -120,7 +120,7 @@ fn echo_gives_the_prompt_and_its_logprobs() {
 fn a_prompts_logprobs_are_those_of_writing_on_at_each_place() {
     // Batches of a few tokens, so that the prompt takes several.
     let server = chatty(&["-b", "8", "--ubatch-size", "8"]);
-    let request = json!({"content": "Hello world, how are you?", "add_special": true, "parse_special": false});
+    let request = json!({"content": "Hello world, how are you? Hello again, world.", "add_special": true, "parse_special": false});
     let tokens = server.post("/tokenize", &request).ok()["tokens"].clone();
     let tokens = tokens.as_array().unwrap();
     assert!(tokens.len() > 16);

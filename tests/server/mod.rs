@@ -1,5 +1,8 @@
 //! `yi serve`, over real sockets.
 
+mod access;
+#[cfg(unix)]
+mod audit;
 mod chat;
 mod completions;
 mod hostile;
