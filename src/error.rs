@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use yi_quantize::error::exit_code;
 
-use crate::engine::EngineError;
 use crate::engine::sample::SamplingError;
 use crate::engine::template::TemplateError;
 use crate::engine::tokenize::TextError;
+use crate::engine::{ConstraintError, EngineError};
 use crate::fit::Memory;
 use crate::llama::{BackendError, CacheType, ContextError, DecodeError, LoadError, TokenizeError};
 
@@ -180,6 +180,12 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A model that gives no vectors.
+    #[error("{} is an encoder-decoder model; it gives no embeddings", path.display())]
+    NoEmbeddings {
+        /// The file.
+        path: PathBuf,
+    },
     /// Cannot read a file.
     #[error("cannot read {name}: {source}")]
     Read {
@@ -248,7 +254,9 @@ impl Error {
                 LoadError::Refused { .. } => Kind::InvalidInput,
             },
             Error::Context(
-                ContextError::OutOfRange { .. } | ContextError::NeedsFlashAttention { .. },
+                ContextError::OutOfRange { .. }
+                | ContextError::Rope { .. }
+                | ContextError::NeedsFlashAttention { .. },
             )
             | Error::NothingToRepack { .. } => Kind::Usage,
             Error::CacheType { .. } | Error::UnknownWidths => Kind::Unsupported,
@@ -265,9 +273,10 @@ impl Error {
             Error::Text(_) => Kind::Unsupported,
             Error::Engine(error) => engine_kind(error),
             Error::Sampling(_) | Error::Usage { .. } => Kind::Usage,
-            Error::NoTokenizer { .. } | Error::NoChatTemplate { .. } | Error::NoDecoder { .. } => {
-                Kind::Unsupported
-            }
+            Error::NoTokenizer { .. }
+            | Error::NoChatTemplate { .. }
+            | Error::NoDecoder { .. }
+            | Error::NoEmbeddings { .. } => Kind::Unsupported,
             Error::Read { .. } | Error::Write(_) => Kind::Io,
             Error::NotUtf8 { .. } | Error::TextTooLong { .. } => Kind::InvalidInput,
             Error::Interrupted => Kind::Interrupted,
@@ -356,9 +365,15 @@ fn engine_kind(error: &EngineError) -> Kind {
         EngineError::EmptyPrompt
         | EngineError::TokenOutOfRange { .. }
         | EngineError::Sampling(_)
+        | EngineError::BiasOutOfRange { .. }
         | EngineError::StopStrings { .. }
         | EngineError::StopStringLength { .. }
         | EngineError::Logprobs { .. } => Kind::Usage,
+        EngineError::Constraint(error) => match error {
+            ConstraintError::Thread(_) => Kind::Memory,
+            ConstraintError::DeadEnd | ConstraintError::TooComplex { .. } => Kind::Unsupported,
+            _ => Kind::Usage,
+        },
         EngineError::ContextLengthExceeded { .. } => Kind::Unsupported,
         EngineError::QueueFull { .. } => Kind::Busy,
         EngineError::NotANumber { .. } => Kind::InvalidInput,

@@ -3,7 +3,9 @@
 mod bench;
 mod chat;
 mod cli;
+mod constrain;
 mod demo;
+mod embed;
 mod engine;
 mod families;
 mod fit;
@@ -14,6 +16,7 @@ mod model;
 mod quantize;
 mod rules;
 mod run;
+mod sampling;
 mod settings;
 #[cfg(unix)]
 mod terminal;

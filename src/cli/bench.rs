@@ -292,6 +292,7 @@ impl BenchArgs {
                                         type_k,
                                         type_v,
                                         flash_attention,
+                                        ..ContextParams::default()
                                     });
                                 }
                             }

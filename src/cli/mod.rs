@@ -9,6 +9,7 @@ mod input;
 mod inspect;
 mod output;
 mod run;
+mod sampling;
 mod setup;
 mod signal;
 mod tokenize;

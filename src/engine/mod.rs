@@ -2,6 +2,8 @@
 
 mod answer;
 mod cells;
+pub mod constrain;
+mod embed;
 mod error;
 mod inbox;
 mod jinja;
@@ -18,6 +20,8 @@ pub mod tokenize;
 mod trace;
 
 pub use answer::Answer;
+pub use constrain::{Constraint, ConstraintError};
+pub use embed::{Embedder, Normalization};
 pub use error::EngineError;
 pub use logprobs::{Logprob, TokenLogprobs};
 pub use request::{

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::answer::{Answer, channel};
+use super::constrain::Matcher;
 use super::error::EngineError;
 use super::inbox::{Inbox, Waiting};
 use super::request::Request;
@@ -113,7 +114,12 @@ impl Engine {
     /// At once, when the queue is full or the request could never be answered; see [`EngineError`].
     pub fn submit(&self, request: Request) -> Result<Answer, EngineError> {
         request.check(self.tokenizer.model().n_vocab(), self.n_ctx)?;
-        submit(&self.inbox, self.n_events, request)
+        // On the caller's thread: it may take a while, and must not hold up the others' tokens.
+        let constraint = match &request.constraint {
+            Some(constraint) => Some(self.tokenizer.constraints()?.compile(constraint)?),
+            None => None,
+        };
+        submit(&self.inbox, self.n_events, request, constraint)
     }
 
     /// The model's tokenizer.
@@ -147,10 +153,16 @@ impl Drop for Engine {
     }
 }
 
-fn submit(inbox: &Arc<Inbox>, n_events: usize, request: Request) -> Result<Answer, EngineError> {
+fn submit(
+    inbox: &Arc<Inbox>,
+    n_events: usize,
+    request: Request,
+    constraint: Option<Matcher>,
+) -> Result<Answer, EngineError> {
     let (sender, answer) = channel(n_events, Arc::clone(inbox));
     inbox.push(Waiting {
         request,
+        constraint,
         sender,
         since: Instant::now(),
     })?;
@@ -190,7 +202,7 @@ mod tests {
     #[test]
     fn a_panic_ends_all_answers_with_an_error() {
         let inbox = Arc::new(Inbox::new(8));
-        let ask = || submit(&inbox, 8, Request::new(vec![1]));
+        let ask = || submit(&inbox, 8, Request::new(vec![1]), None);
         let (running, waiting) = (ask().unwrap(), ask().unwrap());
         let engine = Arc::clone(&inbox);
         let thread = start(Arc::clone(&inbox), move || {
@@ -211,7 +223,7 @@ mod tests {
     #[test]
     fn a_full_queue_refuses_and_a_cancelled_request_leaves_it() {
         let inbox = Arc::new(Inbox::new(2));
-        let ask = || submit(&inbox, 8, Request::new(vec![1]));
+        let ask = || submit(&inbox, 8, Request::new(vec![1]), None);
         let (first, _second) = (ask().unwrap(), ask().unwrap());
         assert!(matches!(
             ask(),

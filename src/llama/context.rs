@@ -8,7 +8,9 @@ use std::sync::{Arc, PoisonError};
 use llama_cpp_sys_2 as sys;
 
 use super::threadpool::ThreadPool;
-use super::{Batch, CacheType, FlashAttention, MAX_THREADS, Model, TokenId, log};
+use super::{
+    Batch, CacheType, FlashAttention, MAX_THREADS, Model, Pooling, RopeParams, TokenId, log,
+};
 
 /// How to make a context.
 #[derive(Debug, Clone)]
@@ -31,6 +33,10 @@ pub struct ContextParams {
     pub type_v: CacheType,
     /// Whether attention is computed in one step.
     pub flash_attention: FlashAttention,
+    /// Rotary positions.
+    pub rope: RopeParams,
+    /// `Some` makes a context that computes a vector for each sequence, and no logits.
+    pub pooling: Option<Pooling>,
 }
 
 impl Default for ContextParams {
@@ -45,6 +51,8 @@ impl Default for ContextParams {
             type_k: CacheType::F16,
             type_v: CacheType::F16,
             flash_attention: FlashAttention::Auto,
+            rope: RopeParams::default(),
+            pooling: None,
         }
     }
 }
@@ -90,6 +98,9 @@ impl ContextParams {
                 MAX_THREADS as u64,
             )?;
         }
+        if let Some((name, value)) = self.rope.invalid() {
+            return Err(ContextError::Rope { name, value });
+        }
         if self.type_v.is_quantized() && self.flash_attention == FlashAttention::Off {
             return Err(ContextError::NeedsFlashAttention {
                 type_v: self.type_v,
@@ -114,6 +125,14 @@ pub enum ContextError {
         value: u64,
         /// The largest accepted value.
         max: u64,
+    },
+    /// A number for rotary positions that makes no sense.
+    #[error("{name} is {value}; it must be a number, and a base or a scale more than 0")]
+    Rope {
+        /// The parameter.
+        name: &'static str,
+        /// Its value.
+        value: f32,
     },
     /// Quantized values without flash attention.
     #[error("a value cache in {type_v} needs flash attention, which is off")]
@@ -170,6 +189,8 @@ pub struct Context {
     n_ubatch: usize,
     n_seq_max: u32,
     n_vocab: usize,
+    /// The context computes vectors, of so many numbers.
+    n_embd: Option<usize>,
 }
 
 // SAFETY: llama.cpp does not tie a context to a thread, and `&mut self` on all that computes keeps two
@@ -213,6 +234,11 @@ impl Context {
         raw.type_v = params.type_v.raw();
         raw.flash_attn_type = params.flash_attention.number();
         raw.no_perf = true;
+        params.rope.apply(&mut raw);
+        if let Some(pooling) = params.pooling {
+            raw.embeddings = true;
+            raw.pooling_type = pooling.raw();
+        }
         raw.abort_callback = Some(should_stop);
         raw.abort_callback_data = Arc::as_ptr(&stop).cast_mut().cast();
 
@@ -244,6 +270,7 @@ impl Context {
             )
         };
         let n_vocab = model.n_vocab();
+        let n_embd = params.pooling.map(|_| model.n_embd_out());
         Ok(Context {
             context,
             _threads: threads,
@@ -254,6 +281,7 @@ impl Context {
             n_ubatch: n_ubatch as usize,
             n_seq_max: params.n_seq_max,
             n_vocab,
+            n_embd,
         })
     }
 
@@ -393,7 +421,7 @@ impl Context {
     /// batch; `None` when the batch did not ask for them.
     #[must_use]
     pub fn logits(&self, i: usize) -> Option<&[f32]> {
-        if !self.outputs.get(i).copied().unwrap_or(false) {
+        if self.n_embd.is_some() || !self.outputs.get(i).copied().unwrap_or(false) {
             return None;
         }
         // SAFETY: the context is alive and entry `i` of the last batch was computed with output.
@@ -404,6 +432,22 @@ impl Context {
         // SAFETY: a non-null result points to n_vocab floats that stay in place until the next
         // computation, which needs `&mut self`.
         Some(unsafe { std::slice::from_raw_parts(logits, self.n_vocab) })
+    }
+
+    /// The vector of a sequence of the last computed batch; `None` when the context computes none, or the
+    /// batch had no such sequence.
+    #[must_use]
+    pub fn embedding(&self, sequence: u32) -> Option<&[f32]> {
+        let n_embd = self.n_embd.filter(|_| sequence < self.n_seq_max)?;
+        let sequence = i32::try_from(sequence).ok()?;
+        // SAFETY: the context is alive; for a sequence that the last batch did not have the result is null.
+        let vector = unsafe { sys::llama_get_embeddings_seq(self.context.as_ptr(), sequence) };
+        if vector.is_null() {
+            return None;
+        }
+        // SAFETY: with pooling to one vector a non-null result points to n_embd_out floats that stay in place
+        // until the next computation, which needs `&mut self`.
+        Some(unsafe { std::slice::from_raw_parts(vector, n_embd) })
     }
 
     /// Removes the tokens of a sequence from position `from` on. False when this kind of model cannot

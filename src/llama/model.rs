@@ -182,6 +182,14 @@ impl Model {
         usize::try_from(n).unwrap_or(0)
     }
 
+    /// Numbers in a token's vector as the model gives it out.
+    #[must_use]
+    pub fn n_embd_out(&self) -> usize {
+        // SAFETY: the model is loaded.
+        let n = unsafe { sys::llama_model_n_embd_out(self.model.as_ptr()) };
+        usize::try_from(n).unwrap_or(0)
+    }
+
     /// llama.cpp's description of architecture, size and type: `llama 34B Q4_K - Medium`.
     #[must_use]
     pub fn description(&self) -> String {
