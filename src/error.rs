@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use yi_quantize::error::exit_code;
 
+use crate::engine::disk::CacheError;
 use crate::engine::sample::SamplingError;
 use crate::engine::template::TemplateError;
 use crate::engine::tokenize::TextError;
@@ -148,6 +149,9 @@ pub enum Error {
     /// The text has no tokens.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// No cache on disk.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// A request was refused, or has no answer.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -277,7 +281,7 @@ impl Error {
             | Error::NoChatTemplate { .. }
             | Error::NoDecoder { .. }
             | Error::NoEmbeddings { .. } => Kind::Unsupported,
-            Error::Read { .. } | Error::Write(_) => Kind::Io,
+            Error::Read { .. } | Error::Write(_) | Error::Cache(_) => Kind::Io,
             Error::NotUtf8 { .. } | Error::TextTooLong { .. } => Kind::InvalidInput,
             Error::Interrupted => Kind::Interrupted,
         }
@@ -331,6 +335,9 @@ impl Error {
                 "use `yi run -p TEXT` for plain completion, or give a template: --chat-template chatml or --chat-template-file FILE"
             }
             Error::FileSampling { .. } => "give the number with its flag instead",
+            Error::Cache(CacheError::InUse { .. }) => {
+                "end the other process, or choose another --cache-dir"
+            }
             Error::NotUtf8 { .. } => "convert it, for instance with `iconv -t UTF-8`",
             Error::Usage { hint, .. } if !hint.is_empty() => hint,
             _ => return None,

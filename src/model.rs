@@ -1,5 +1,7 @@
 //! A model file: validated in Rust first, then loaded by llama.cpp from the same open file.
 
+mod fingerprint;
+pub mod folder;
 pub mod loaded;
 
 use std::fs::File;

@@ -9,6 +9,11 @@ use yi::{EmbedParams, EngineError, Model, Normalization, Pooling};
 
 use crate::util::{architectures, models};
 
+/// The same sums in the same order.
+const EXACT: f32 = 1e-5;
+/// The cache is in half precision, and several inputs are summed in another order.
+const BESIDE_OTHERS: f32 = 5e-3;
+
 /// The vectors of all tokens, by llama.cpp without pooling.
 fn token_vectors(path: &Path, tokens: &[i32]) -> Vec<Vec<f32>> {
     yi::llama::backend().unwrap();
@@ -43,11 +48,12 @@ fn token_vectors(path: &Path, tokens: &[i32]) -> Vec<Vec<f32>> {
     }
 }
 
-fn close(found: &[f32], expected: &[f32]) {
+/// `rounding`: the share of the largest number by which others may differ.
+fn close(found: &[f32], expected: &[f32], rounding: f32) {
     assert_eq!(found.len(), expected.len());
     let largest = expected.iter().fold(0.0f32, |max, v| max.max(v.abs()));
     for (a, b) in found.iter().zip(expected) {
-        assert!((a - b).abs() <= 1e-3 * largest, "{a} {b} of {largest}");
+        assert!((a - b).abs() <= rounding * largest, "{a} {b} of {largest}");
     }
 }
 
@@ -83,9 +89,11 @@ fn pooled_vectors_are_those_of_llama_cpps_tokens() {
         let mut embedder = model
             .embedder(&params(&model, pooling), Arc::default())
             .unwrap();
-        let found = embedder.embed(&inputs, Normalization::None).unwrap();
-        let unit = embedder.embed(&inputs, Normalization::Euclidean).unwrap();
-        for ((input, found), unit) in inputs.iter().zip(&found).zip(&unit) {
+        let together = embedder.embed(&inputs, Normalization::None).unwrap();
+        for (input, together) in inputs.iter().zip(&together) {
+            let alone = std::slice::from_ref(input);
+            let found = embedder.embed(alone, Normalization::None).unwrap();
+            let unit = embedder.embed(alone, Normalization::Euclidean).unwrap();
             let tokens = token_vectors(models::chatty(), input);
             let expected: Vec<f32> = match pooling {
                 Some(Pooling::Cls) => tokens[0].clone(),
@@ -94,9 +102,14 @@ fn pooled_vectors_are_those_of_llama_cpps_tokens() {
                     .map(|i| tokens.iter().map(|t| t[i]).sum::<f32>() / tokens.len() as f32)
                     .collect(),
             };
-            close(found, &expected);
+            close(&found[0], &expected, EXACT);
+            close(together, &expected, BESIDE_OTHERS);
             let norm = expected.iter().map(|v| v * v).sum::<f32>().sqrt();
-            close(unit, &expected.iter().map(|v| v / norm).collect::<Vec<_>>());
+            close(
+                &unit[0],
+                &expected.iter().map(|v| v / norm).collect::<Vec<_>>(),
+                EXACT,
+            );
         }
     }
 }
@@ -118,7 +131,7 @@ fn many_inputs_are_as_each_alone() {
         let alone = embedder
             .embed(std::slice::from_ref(input), Normalization::Euclidean)
             .unwrap();
-        close(&alone[0], vector);
+        close(&alone[0], vector, BESIDE_OTHERS);
     }
     assert!(embedder.embed(&[], Normalization::None).unwrap().is_empty());
 }

@@ -13,6 +13,7 @@ mod gguf;
 mod inspect;
 mod kernels;
 mod model;
+mod prefix_cache;
 mod quantize;
 mod rules;
 mod run;

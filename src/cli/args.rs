@@ -11,7 +11,7 @@ use crate::llama::MAX_THREADS;
 /// Where the model is and how to compute.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// The model, a GGUF file; of a split model the first part
+    /// The model, a GGUF file (of a split model the first part), or a name in the folder YI_MODELS
     #[arg(short, long, value_name = "FILE")]
     pub model: PathBuf,
     /// Tokens that the context holds; 0 = as many as the model was trained with [default: 4096, or fewer

@@ -3,6 +3,7 @@
 mod answer;
 mod cells;
 pub mod constrain;
+pub mod disk;
 mod embed;
 mod error;
 mod inbox;
@@ -21,6 +22,7 @@ mod trace;
 
 pub use answer::Answer;
 pub use constrain::{Constraint, ConstraintError};
+pub use disk::PrefixCache;
 pub use embed::{Embedder, Normalization};
 pub use error::EngineError;
 pub use logprobs::{Logprob, TokenLogprobs};

@@ -172,6 +172,8 @@ pub struct Stats {
     pub n_prompt: usize,
     /// Tokens at the prompt's start that were in the context already and not computed again.
     pub n_cached: usize,
+    /// Those of them that came from the disk.
+    pub n_from_disk: usize,
     /// Tokens generated, without the end token.
     pub n_generated: usize,
     /// Time in the queue.

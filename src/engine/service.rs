@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::answer::{Answer, channel};
 use super::constrain::Matcher;
+use super::disk::{Disk, PrefixCache};
 use super::error::EngineError;
 use super::inbox::{Inbox, Waiting};
 use super::request::Request;
@@ -15,7 +16,7 @@ use super::tokenize::Tokenizer;
 use crate::llama::Context;
 
 /// How an engine treats its requests.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct EngineParams {
     /// The most requests that wait; one more is refused at once.
     pub n_queue: usize,
@@ -24,6 +25,8 @@ pub struct EngineParams {
     /// The most tokens of prompts that are computed in one batch with others' next tokens: who generates
     /// waits no longer than for so many tokens. Without others, prompts fill the batch.
     pub n_prefill: usize,
+    /// Starts of prompts on disk. Not for models whose state cannot be cut into parts.
+    pub prefix_cache: Option<Arc<PrefixCache>>,
 }
 
 impl Default for EngineParams {
@@ -32,6 +35,7 @@ impl Default for EngineParams {
             n_queue: 64,
             n_events: 256,
             n_prefill: 64,
+            prefix_cache: None,
         }
     }
 }
@@ -77,7 +81,7 @@ impl Engine {
     ///
     /// Setting the context's stop flag ends all requests, running and waiting, with
     /// [`StopReason::Interrupted`](super::StopReason::Interrupted), within a fraction of a token. The flag
-    /// is the caller's to clear.
+    /// is the caller's to clear. `disk`: where starts of prompts are kept, and under which keys.
     ///
     /// # Errors
     /// When the thread does not start.
@@ -86,6 +90,7 @@ impl Engine {
         tokenizer: Tokenizer,
         n_ctx: usize,
         params: &EngineParams,
+        disk: Option<Disk>,
     ) -> Result<Self, EngineError> {
         let n_ctx = n_ctx.min(context.n_ctx());
         let inbox = Arc::new(Inbox::new(params.n_queue));
@@ -94,7 +99,7 @@ impl Engine {
         let thread = {
             let (inbox, tokenizer) = (Arc::clone(&inbox), tokenizer.clone());
             start(Arc::clone(&inbox), move || {
-                Scheduler::new(context, tokenizer, inbox, n_ctx, n_prefill).run();
+                Scheduler::new(context, tokenizer, inbox, n_ctx, n_prefill, disk).run();
             })?
         };
         Ok(Engine {

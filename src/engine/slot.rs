@@ -115,8 +115,9 @@ impl Job {
     }
 
     /// Says how many of the input's tokens were in the context already.
-    pub fn set_cached(&mut self, n_cached: usize) {
+    pub fn set_cached(&mut self, n_cached: usize, n_from_disk: usize) {
         self.stats.n_cached = n_cached;
+        self.stats.n_from_disk = n_from_disk;
     }
 
     /// Whether the prompt has been computed.

@@ -234,6 +234,13 @@ impl Model {
         }
     }
 
+    /// Whether some layers see the last tokens only, and forget the others.
+    #[must_use]
+    pub fn has_sliding_window(&self) -> bool {
+        // SAFETY: the model is loaded.
+        unsafe { sys::llama_model_n_swa(self.model.as_ptr()) != 0 }
+    }
+
     /// Whether the prompt goes through an encoder (T5 and its kin).
     #[must_use]
     pub fn has_encoder(&self) -> bool {

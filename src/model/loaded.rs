@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use yi_quantize::threads::Processors;
 
 use super::{Check, ModelFile};
+use crate::engine::disk::{Disk, Root};
 use crate::engine::template::ChatTemplate;
 use crate::engine::tokenize::Tokenizer;
 use crate::engine::{Embedder, Engine, EngineParams};
@@ -107,9 +108,43 @@ impl Model {
             });
         }
         let n_ctx = context.n_ctx as usize;
-        let context = self.file.context(Arc::clone(&self.loaded), context, stop)?;
+        let disk = match &params.prefix_cache {
+            Some(cache) => Some(Disk {
+                cache: Arc::clone(cache),
+                root: self.prefix_root(context)?,
+            }),
+            None => None,
+        };
+        let context = ContextParams {
+            can_save: disk.is_some(),
+            ..context.clone()
+        };
+        let context = self
+            .file
+            .context(Arc::clone(&self.loaded), &context, stop)?;
         let tokenizer = self.tokenizer.clone();
-        Ok(Engine::new(context, tokenizer, n_ctx, params)?)
+        Ok(Engine::new(context, tokenizer, n_ctx, params, disk)?)
+    }
+
+    /// All that the keys and values of a prompt depend on.
+    fn prefix_root(&self, context: &ContextParams) -> Result<Root, Error> {
+        let file = self.file.fingerprint().map_err(|source| Error::Read {
+            name: self.file.path().display().to_string(),
+            source,
+        })?;
+        let ContextParams {
+            type_k,
+            type_v,
+            flash_attention,
+            rope,
+            ..
+        } = context;
+        let llama = llama::version();
+        let settings = format!(
+            "{llama} {type_k} {type_v} {} {rope:?}",
+            flash_attention.name()
+        );
+        Ok(Root::new(&file, &settings))
     }
 
     /// Makes a context that computes vectors. It shares the weights; an engine may run beside it.
