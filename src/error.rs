@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use yi_quantize::error::exit_code;
 
-use crate::engine::EngineError;
+use crate::engine::disk::CacheError;
 use crate::engine::sample::SamplingError;
 use crate::engine::template::TemplateError;
 use crate::engine::tokenize::TextError;
+use crate::engine::{ConstraintError, EngineError};
 use crate::fit::Memory;
 use crate::llama::{BackendError, CacheType, ContextError, DecodeError, LoadError, TokenizeError};
 use crate::server::ServerError;
@@ -151,6 +152,9 @@ pub enum Error {
     /// The text has no tokens.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// No cache on disk.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// A request was refused, or has no answer.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -180,6 +184,12 @@ pub enum Error {
     /// An embedding model.
     #[error("{} is a model that only encodes text; it cannot write any", path.display())]
     NoDecoder {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A model that gives no vectors.
+    #[error("{} is an encoder-decoder model; it gives no embeddings", path.display())]
+    NoEmbeddings {
         /// The file.
         path: PathBuf,
     },
@@ -254,7 +264,9 @@ impl Error {
                 LoadError::Refused { .. } => Kind::InvalidInput,
             },
             Error::Context(
-                ContextError::OutOfRange { .. } | ContextError::NeedsFlashAttention { .. },
+                ContextError::OutOfRange { .. }
+                | ContextError::Rope { .. }
+                | ContextError::NeedsFlashAttention { .. },
             )
             | Error::NothingToRepack { .. } => Kind::Usage,
             Error::CacheType { .. } | Error::UnknownWidths => Kind::Unsupported,
@@ -271,10 +283,11 @@ impl Error {
             Error::Text(_) => Kind::Unsupported,
             Error::Engine(error) => engine_kind(error),
             Error::Sampling(_) | Error::Usage { .. } => Kind::Usage,
-            Error::NoTokenizer { .. } | Error::NoChatTemplate { .. } | Error::NoDecoder { .. } => {
-                Kind::Unsupported
-            }
-            Error::Read { .. } | Error::Write(_) => Kind::Io,
+            Error::NoTokenizer { .. }
+            | Error::NoChatTemplate { .. }
+            | Error::NoDecoder { .. }
+            | Error::NoEmbeddings { .. } => Kind::Unsupported,
+            Error::Read { .. } | Error::Write(_) | Error::Cache(_) => Kind::Io,
             Error::NotUtf8 { .. } | Error::TextTooLong { .. } => Kind::InvalidInput,
             Error::Server(error) => server_kind(error),
             Error::Interrupted => Kind::Interrupted,
@@ -330,6 +343,9 @@ impl Error {
                 "use `yi run -p TEXT` for plain completion, or give a template: --chat-template chatml or --chat-template-file FILE"
             }
             Error::FileSampling { .. } => "give the number with its flag instead",
+            Error::Cache(CacheError::InUse { .. }) => {
+                "end the other process, or choose another --cache-dir"
+            }
             Error::NotUtf8 { .. } => "convert it, for instance with `iconv -t UTF-8`",
             Error::Usage { hint, .. } if !hint.is_empty() => hint,
             _ => return None,
@@ -364,9 +380,15 @@ fn engine_kind(error: &EngineError) -> Kind {
         EngineError::EmptyPrompt
         | EngineError::TokenOutOfRange { .. }
         | EngineError::Sampling(_)
+        | EngineError::BiasOutOfRange { .. }
         | EngineError::StopStrings { .. }
         | EngineError::StopStringLength { .. }
         | EngineError::Logprobs { .. } => Kind::Usage,
+        EngineError::Constraint(error) => match error {
+            ConstraintError::Thread(_) => Kind::Memory,
+            ConstraintError::DeadEnd | ConstraintError::TooComplex { .. } => Kind::Unsupported,
+            _ => Kind::Usage,
+        },
         EngineError::ContextLengthExceeded { .. } => Kind::Unsupported,
         EngineError::QueueFull { .. } => Kind::Busy,
         EngineError::NotANumber { .. } => Kind::InvalidInput,

@@ -41,9 +41,11 @@ pub mod server;
 
 pub use engine::sample::SamplingParams;
 pub use engine::{
-    Answer, Engine, EngineError, EngineParams, Event, Finished, Limits, Outcome, Piece, Request,
-    Stats, StopReason,
+    Answer, Constraint, ConstraintError, Embedder, Engine, EngineError, EngineParams, Event,
+    Finished, Limits, Normalization, Outcome, Piece, PrefixCache, Request, Stats, StopReason,
 };
 pub use error::Error;
-pub use llama::{CacheType, ContextParams, FlashAttention, LoadParams, Repack};
-pub use model::loaded::Model;
+pub use llama::{
+    CacheType, ContextParams, FlashAttention, LoadParams, Pooling, Repack, RopeParams,
+};
+pub use model::loaded::{EmbedParams, Model};

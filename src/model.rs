@@ -1,5 +1,7 @@
 //! A model file: validated in Rust first, then loaded by llama.cpp from the same open file.
 
+mod fingerprint;
+pub mod folder;
 pub mod loaded;
 
 use std::fs::File;
@@ -16,7 +18,8 @@ use crate::engine::tokenize::Tokenizer;
 use crate::error::Error;
 use crate::fit::{self, Geometry, Memory};
 use crate::llama::{
-    self, Backend, Context, ContextParams, LoadParams, Model, Progress, Repack, Source, TokenId,
+    self, Backend, Context, ContextParams, LoadParams, Model, Pooling, Progress, Repack, Source,
+    TokenId,
 };
 use crate::repack::{RepackChoice, repacked_bytes};
 use yi_quantize::memory;
@@ -270,6 +273,15 @@ impl ModelFile {
                 trained.ok().flatten()
             })
             .map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX))
+    }
+
+    /// How the file says that vectors of tokens become one; `None` where it says nothing of use.
+    #[must_use]
+    pub fn pooling(&self) -> Option<Pooling> {
+        let metadata = self.metadata();
+        let architecture = metadata.str("general.architecture").ok().flatten()?;
+        let number = metadata.unsigned(&format!("{architecture}.pooling_type"));
+        Pooling::from_number(number.ok().flatten()?)
     }
 
     /// The length of the context that is meant: `None` gives the default, at most what the model was

@@ -58,6 +58,7 @@ impl ComputeArgs {
             type_k: self.cache_type_k,
             type_v: self.cache_type_v,
             flash_attention: self.flash_attn,
+            ..ContextParams::default()
         }
     }
 

@@ -5,12 +5,15 @@ mod audit;
 mod bench;
 mod chat;
 mod compute;
+mod embed;
 mod fit;
 mod input;
 mod inspect;
 mod keys;
+mod models;
 mod output;
 mod run;
+mod sampling;
 mod serve;
 mod setup;
 mod signal;
@@ -61,6 +64,12 @@ enum Command {
     Bench(Box<bench::BenchArgs>),
     /// Show the memory that a model takes, and the largest type and context that fit
     Fit(fit::FitArgs),
+    /// Turn texts into vectors
+    Embed(embed::EmbedArgs),
+    /// List the models in a folder
+    List(models::ListArgs),
+    /// Show a model in short
+    Show(models::ShowArgs),
     /// Show a file's metadata, tensors and size by type
     Inspect(inspect::InspectArgs),
     /// Show the tokens of a text
@@ -108,6 +117,9 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Some(Command::Audit(args)) => audit::run(args),
         Some(Command::Bench(args)) => bench::run(args),
         Some(Command::Fit(args)) => fit::run(args),
+        Some(Command::Embed(args)) => embed::run(args),
+        Some(Command::List(args)) => models::list(args),
+        Some(Command::Show(args)) => models::show(args),
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),
         Some(Command::Quantize(args)) => Ok(yi_quantize::cli::run(args)?),

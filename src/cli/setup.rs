@@ -8,6 +8,7 @@ use super::{note, signal};
 use crate::engine::{Engine, EngineParams};
 use crate::error::Error;
 use crate::llama::{ContextParams, LoadParams};
+use crate::model::folder::ModelFolder;
 use crate::model::loaded::Model;
 use crate::model::{Check, ModelFile};
 
@@ -40,7 +41,7 @@ pub fn ready(
 
 /// Opens and checks a model that can write text.
 pub fn open(args: &ModelArgs) -> Result<ModelFile, Error> {
-    let file = ModelFile::open(&args.model, Check::Model)?;
+    let file = ModelFile::open(&ModelFolder::resolve(&args.model), Check::Model)?;
     if !yi_gguf::has_vocabulary(file.metadata()) {
         return Err(Error::NoTokenizer {
             path: file.path().to_owned(),

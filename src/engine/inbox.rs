@@ -5,6 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::answer::{Reader, Sender};
+use super::constrain::Matcher;
 use super::error::EngineError;
 use super::request::Request;
 
@@ -12,6 +13,8 @@ use super::request::Request;
 #[derive(Debug)]
 pub struct Waiting {
     pub request: Request,
+    /// The request's constraint, compiled.
+    pub constraint: Option<Matcher>,
     pub sender: Sender,
     pub since: Instant,
 }

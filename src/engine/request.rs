@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::constrain::Constraint;
 use super::error::EngineError;
 use super::logprobs::TokenLogprobs;
 use super::sample::SamplingParams;
@@ -25,6 +26,9 @@ pub struct Request {
     pub sampling: SamplingParams,
     /// When to stop.
     pub limits: Limits,
+    /// The form that the answer must have. An end token is then possible only where the form is complete; an
+    /// answer that a limit ends before is not, and says so by its [`StopReason`].
+    pub constraint: Option<Constraint>,
     /// Texts that end the answer. They are not a part of it, and neither is what follows them.
     pub stop: Vec<String>,
     /// Whose request it is, for instance a tenant. The start of a prompt is taken from an earlier request
@@ -46,6 +50,7 @@ impl Request {
             prompt,
             sampling: SamplingParams::default(),
             limits: Limits::default(),
+            constraint: None,
             stop: Vec::new(),
             namespace: String::new(),
             logprobs: None,
@@ -72,6 +77,10 @@ impl Request {
             });
         }
         self.sampling.check()?;
+        let mut biased = self.sampling.logit_bias.iter().map(|(token, _)| token);
+        if let Some(&token) = biased.find(|t| !in_vocabulary(t)) {
+            return Err(EngineError::BiasOutOfRange { token, n_vocab });
+        }
         if self.stop.len() > MAX_STOP_STRINGS {
             return Err(EngineError::StopStrings {
                 n_strings: self.stop.len(),
@@ -118,7 +127,7 @@ impl Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopReason {
-    /// The model wrote an end token.
+    /// The model wrote an end token, or the form that was asked for is complete and nothing may follow.
     EndToken,
     /// The model wrote one of the request's stop strings.
     StopString,
@@ -170,6 +179,8 @@ pub struct Stats {
     pub n_prompt: usize,
     /// Tokens at the prompt's start that were in the context already and not computed again.
     pub n_cached: usize,
+    /// Those of them that came from the disk.
+    pub n_from_disk: usize,
     /// Tokens generated, without the end token.
     pub n_generated: usize,
     /// Time in the queue.

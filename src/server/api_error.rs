@@ -5,9 +5,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::engine::EngineError;
 use crate::engine::template::TemplateError;
 use crate::engine::tokenize::TextError;
+use crate::engine::{ConstraintError, EngineError};
 
 /// A refusal: an HTTP status and OpenAI's `error` object.
 #[derive(Debug, Clone, Serialize)]
@@ -259,6 +259,13 @@ impl From<EngineError> for ApiError {
             EngineError::Sampling(error) => {
                 ApiError::invalid(error.name.replace('-', "_"), message)
             }
+            EngineError::BiasOutOfRange { .. } => ApiError::invalid("logit_bias", message),
+            EngineError::Constraint(
+                ConstraintError::DeadEnd | ConstraintError::TooComplex { .. },
+            ) => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, INVALID, message)
+                .code("constraint_failed"),
+            EngineError::Constraint(ConstraintError::Thread(_)) => ApiError::internal(message),
+            EngineError::Constraint(_) => ApiError::invalid("response_format", message),
             EngineError::ShutDown => ApiError::shutting_down(),
             _ => ApiError::internal(message),
         }

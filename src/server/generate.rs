@@ -10,7 +10,7 @@ use super::admit::{Place, Turn};
 use super::api_error::ApiError;
 use super::app::{App, Phase, reached};
 use super::record::Record;
-use crate::engine::{Answer, Event, Finished, Piece, Request, Stats, StopReason};
+use crate::engine::{Answer, Event, Finished, Piece, Prepared, Stats, StopReason};
 
 /// What every handler needs to know of a request.
 #[derive(Debug, Clone)]
@@ -60,14 +60,9 @@ impl Answers {
     /// Asks for answers. `place` is the place in the queue that the first one has already.
     ///
     /// # Errors
-    /// At once, when a request could never be answered, or there is no room for all of them in the queue.
-    pub fn start(asked: &Asked, place: Place, requests: Vec<Request>) -> Result<Self, ApiError> {
-        let model = asked.app.model()?;
-        let mut n_tokens = 0;
-        for request in &requests {
-            model.engine.check(request)?;
-            n_tokens += request.prompt.len();
-        }
+    /// At once, when there is no room for all of them in the queue, or the key's tokens are used up.
+    pub fn start(asked: &Asked, place: Place, requests: Vec<Prepared>) -> Result<Self, ApiError> {
+        let n_tokens = requests.iter().map(Prepared::n_prompt).sum();
         if let Some(running) = asked.record.running() {
             running.charge_prompt(n_tokens)?;
         }
@@ -75,10 +70,10 @@ impl Answers {
         while places.len() < requests.len() {
             places.push(asked.app.enter(&asked.caller)?);
         }
-        let choice = |(place, request): (Place, Request)| Choice {
+        let choice = |(place, request): (Place, Prepared)| Choice {
             tally: Tally {
                 stats: Stats {
-                    n_prompt: request.prompt.len(),
+                    n_prompt: request.n_prompt(),
                     ..Stats::default()
                 },
                 asked: asked.clone(),
@@ -209,7 +204,7 @@ impl Tally {
     }
 }
 
-async fn submit(asked: Asked, place: Place, request: Request) -> Result<(Turn, Answer), ApiError> {
+async fn submit(asked: Asked, place: Place, request: Prepared) -> Result<(Turn, Answer), ApiError> {
     let app = &asked.app;
     let since = Instant::now();
     let mut phase = app.phase.subscribe();
@@ -221,6 +216,6 @@ async fn submit(asked: Asked, place: Place, request: Request) -> Result<(Turn, A
         () = reached(&mut phase, Phase::Closed) => return Err(ApiError::shutting_down()),
     };
     asked.record.queued(since.elapsed());
-    let answer = app.model()?.engine.submit(request)?;
+    let answer = app.model()?.engine.start(request)?;
     Ok((turn, answer))
 }

@@ -58,6 +58,11 @@ impl Fields {
         self.map.get(name).is_some_and(|value| !value.is_null())
     }
 
+    /// What is left.
+    pub fn into_rest(self) -> Map<String, Value> {
+        self.map
+    }
+
     pub fn string(&mut self, name: &str) -> Result<Option<String>, ApiError> {
         match self.take(name) {
             None => Ok(None),

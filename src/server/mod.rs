@@ -92,6 +92,8 @@ pub enum ServerError {
 
 /// Worker threads for connections: the model's threads are the ones that work.
 const N_WORKERS: usize = 2;
+/// Threads for templates, tokens and grammars.
+const N_BLOCKING: usize = 16;
 /// How often the file of keys is looked at.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Names of this machine, in a Host header, while only it can reach the server.
@@ -113,6 +115,7 @@ impl Server {
     pub fn bind(settings: Settings, n_parallel: usize) -> Result<Self, ServerError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(N_WORKERS)
+            .max_blocking_threads(N_BLOCKING)
             .enable_all()
             .build()
             .map_err(ServerError::System)?;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::messages;
 use super::options::Options;
 use super::wire::{Timings, TokenInfo, Usage, finish_reason};
-use crate::engine::{Event, Finished, Piece};
+use crate::engine::{Event, Finished, Piece, Prepared};
 use crate::server::access::Caller;
 use crate::server::api_error::ApiError;
 use crate::server::app::{App, random_id, unix_time};
@@ -30,7 +30,7 @@ pub async fn create(
         let app = asked.app.clone();
         blocking(app, move |app| prepare(app, &caller, &record, fields)).await?
     };
-    let Prepared { requests, reply } = prepared;
+    let Ready { requests, reply } = prepared;
     let mut answers = Answers::start(&asked, place, requests)?;
     answers.begun().await?;
     if reply.options.stream {
@@ -41,8 +41,8 @@ pub async fn create(
     whole(&asked.app, &reply, answers).await
 }
 
-struct Prepared {
-    requests: Vec<crate::engine::Request>,
+struct Ready {
+    requests: Vec<Prepared>,
     reply: Reply,
 }
 
@@ -61,7 +61,7 @@ fn prepare(
     caller: &Caller,
     record: &Record,
     mut fields: Fields,
-) -> Result<Prepared, ApiError> {
+) -> Result<Ready, ApiError> {
     let model = app.model_named(fields.string("model")?.as_deref())?;
     record.set_model(&model.id, model.sha256.as_deref());
     let template = messages::template(model)?;
@@ -87,10 +87,10 @@ fn prepare(
     let requests = (0..options.n).map(|i| {
         let mut request = options.request(prompt.clone(), n_predict, &caller.id, i);
         request.logprobs = logprobs.then(|| top_logprobs.unwrap_or(0) as usize);
-        request
+        model.engine.prepare(request)
     });
-    Ok(Prepared {
-        requests: requests.collect(),
+    Ok(Ready {
+        requests: requests.collect::<Result<_, _>>()?,
         reply: Reply {
             id: random_id("chatcmpl-"),
             created: unix_time(),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::options::Options;
 use super::wire::{Timings, Usage, finish_reason, finite, token_text};
 use crate::engine::tokenize::Tokenizer;
-use crate::engine::{Event, Finished, Request, TokenLogprobs};
+use crate::engine::{Event, Finished, Prepared, TokenLogprobs};
 use crate::llama::TokenId;
 use crate::server::access::Caller;
 use crate::server::api_error::ApiError;
@@ -72,7 +72,7 @@ fn prepare(
     caller: &Caller,
     record: &Record,
     mut fields: Fields,
-) -> Result<(Vec<Request>, Reply), ApiError> {
+) -> Result<(Vec<Prepared>, Reply), ApiError> {
     let model = app.model_named(fields.string("model")?.as_deref())?;
     record.set_model(&model.id, model.sha256.as_deref());
     let prompts = prompts(&mut fields, model)?;
@@ -105,7 +105,7 @@ fn prepare(
             let mut request = options.request(prompt.tokens.clone(), n_predict, &caller.id, i);
             request.logprobs = logprobs;
             request.prompt_logprobs = logprobs.filter(|_| echo);
-            requests.push(request);
+            requests.push(model.engine.prepare(request)?);
         }
     }
     let reply = Reply {

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use crate::engine::sample::SamplingParams;
-use crate::engine::{Limits, MAX_STOP_STRINGS, Request};
+use crate::engine::sample::{MAX_LOGIT_BIAS, SamplingParams};
+use crate::engine::{Constraint, Limits, MAX_STOP_STRINGS, Request};
 use crate::llama::TokenId;
 use crate::server::api_error::ApiError;
 use crate::server::app::Served;
@@ -23,6 +23,8 @@ pub struct Options {
     /// The last event tells the usage.
     pub include_usage: bool,
     pub ignore_end: bool,
+    /// The form that the answer must have.
+    pub constraint: Option<Constraint>,
 }
 
 impl Options {
@@ -47,6 +49,19 @@ impl Options {
             fields.whole("repeat_last_n", 0..=1 << 20)?,
             sampling.repeat_last_n,
         );
+        set(
+            &mut sampling.frequency_penalty,
+            fields.number("frequency_penalty", -2.0..=2.0)?,
+        );
+        set(
+            &mut sampling.presence_penalty,
+            fields.number("presence_penalty", -2.0..=2.0)?,
+        );
+        set(
+            &mut sampling.typical_p,
+            fields.number("typical_p", 0.0..=1.0)?,
+        );
+        sampling.logit_bias = logit_bias(fields, model)?;
         sampling.seed = match fields.whole("seed", i64::MIN..=i64::MAX)? {
             // llama.cpp takes the largest number of 32 bits for "choose one".
             Some(seed) => seed.rem_euclid(i64::from(u32::MAX)) as u32,
@@ -71,6 +86,7 @@ impl Options {
             stream,
             include_usage,
             ignore_end: fields.bool("ignore_eos")?.unwrap_or(false),
+            constraint: constraint(fields)?,
         })
     }
 
@@ -91,9 +107,73 @@ impl Options {
             ignore_end: self.ignore_end,
         };
         request.stop.clone_from(&self.stop);
+        request.constraint.clone_from(&self.constraint);
         namespace.clone_into(&mut request.namespace);
         request
     }
+}
+
+/// Numbers that are added to tokens' logits, by the tokens' ids.
+fn logit_bias(fields: &mut Fields, model: &Served) -> Result<Vec<(TokenId, f32)>, ApiError> {
+    let Some(biases) = fields.object("logit_bias")? else {
+        return Ok(Vec::new());
+    };
+    let n_vocab = model.engine.tokenizer().model().n_vocab();
+    let path = biases.path("");
+    let mut all = Vec::new();
+    for (id, bias) in biases.into_rest() {
+        let path = format!("{path}{id}");
+        let token = id.parse::<TokenId>().ok();
+        let token = token.filter(|&t| usize::try_from(t).is_ok_and(|t| t < n_vocab));
+        let token = token.ok_or_else(|| {
+            ApiError::invalid(
+                "logit_bias",
+                format!(
+                    "logit_bias has {id:?}; the model has tokens from 0 to {}",
+                    n_vocab - 1
+                ),
+            )
+        })?;
+        let number = bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias));
+        let number = number.ok_or_else(|| wrong(&path, &bias, "a number from -100 to 100"))?;
+        all.push((token, number as f32));
+    }
+    if all.len() > MAX_LOGIT_BIAS {
+        let n = all.len();
+        let message = format!("logit_bias has {n} tokens; at most {MAX_LOGIT_BIAS} are accepted");
+        return Err(ApiError::invalid("logit_bias", message));
+    }
+    Ok(all)
+}
+
+/// The answer's form: OpenAI's `response_format`, or llama-server's `json_schema` and `grammar`.
+fn constraint(fields: &mut Fields) -> Result<Option<Constraint>, ApiError> {
+    let mut found = Vec::new();
+    if let Some(mut format) = fields.object("response_format")? {
+        let kinds = [("text", 0), ("json_object", 1), ("json_schema", 2)];
+        let kind = format.choice("type", &kinds)?;
+        match format.require("type", kind)? {
+            0 => {}
+            1 => found.push(Constraint::JsonObject),
+            _ => {
+                let described = format.object("json_schema")?;
+                let mut described = format.require("json_schema", described)?;
+                let schema = described.take("schema");
+                let schema = described.require("schema", schema)?;
+                if !schema.is_object() {
+                    return Err(wrong(&described.path("schema"), &schema, "an object"));
+                }
+                found.push(Constraint::JsonSchema(schema));
+            }
+        }
+    }
+    found.extend(fields.take("json_schema").map(Constraint::JsonSchema));
+    found.extend(fields.string("grammar")?.map(Constraint::Gbnf));
+    if found.len() > 1 {
+        let message = "response_format, json_schema and grammar exclude each other";
+        return Err(ApiError::invalid("response_format", message));
+    }
+    Ok(found.pop())
 }
 
 /// One stop string, or several.
