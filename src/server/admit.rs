@@ -295,7 +295,11 @@ mod tests {
             let running = admission.enter(&a).unwrap().turn().await;
             let mut waiting = Box::pin(admission.enter(&a).unwrap().turn());
             // It is in the queue, gets its turn, and is dropped before it looks.
-            assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+            std::future::poll_fn(|context| {
+                assert!(waiting.as_mut().poll(context).is_pending());
+                std::task::Poll::Ready(())
+            })
+            .await;
             drop(running);
             assert_eq!((admission.n_running(), admission.n_waiting()), (1, 0));
             drop(waiting);

@@ -18,9 +18,9 @@ use super::access::{Caller, Scope};
 use super::api_error::ApiError;
 use super::app::{App, random_id};
 use super::generate::Asked;
-use super::openai::{chat, completions, models};
+use super::openai::{chat, completions, models, responses};
 use super::record::{Finish, Record};
-use super::{health, tokens};
+use super::{anthropic, embeddings, health, tokens};
 
 /// What a route needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +60,13 @@ pub fn router(app: &Arc<App>) -> Router {
         .public("/health/ready", get(health::ready))
         .needs(Scope::Chat, "/v1/chat/completions", post(chat::create))
         .needs(Scope::Chat, "/v1/completions", post(completions::create))
+        .needs(Scope::Chat, "/v1/responses", post(responses::create))
+        .needs(Scope::Chat, "/v1/messages", post(anthropic::create))
+        .needs(
+            Scope::Embeddings,
+            "/v1/embeddings",
+            post(embeddings::create),
+        )
         .needs(Scope::Chat, "/v1/models", get(models::list))
         .needs(Scope::Chat, "/v1/models/{model}", get(models::retrieve))
         .needs(Scope::Chat, "/tokenize", post(tokens::tokenize))

@@ -5,9 +5,12 @@ mod access;
 mod audit;
 mod chat;
 mod completions;
+mod forms;
 mod hostile;
 mod load;
 mod tokens;
+mod tools;
+mod transport;
 
 use serde_json::{Value, json};
 
