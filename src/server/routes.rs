@@ -56,6 +56,7 @@ impl Routes {
 pub fn router(app: &Arc<App>) -> Router {
     let Routes { router, access } = Routes::default()
         .public("/health", get(health::ready))
+        .public("/openapi.json", get(openapi))
         .public("/health/live", get(health::live))
         .public("/health/ready", get(health::ready))
         .needs(Scope::Chat, "/v1/chat/completions", post(chat::create))
@@ -87,6 +88,13 @@ pub fn router(app: &Arc<App>) -> Router {
         Some(cors) => router.layer(cors),
         None => router,
     }
+}
+
+/// The document that describes all routes; tests hold requests and answers against it.
+async fn openapi() -> Response {
+    let json = HeaderValue::from_static("application/json");
+    let document = include_str!("openapi.json");
+    ([(header::CONTENT_TYPE, json)], document).into_response()
 }
 
 fn cors(origins: &[String]) -> Option<CorsLayer> {

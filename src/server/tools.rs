@@ -168,18 +168,19 @@ impl Tools {
             ""
         };
         let start = match self.choice {
-            // Whatever comes first, `<tool_call>` begins a call.
-            ToolChoice::Auto => format!("start: TEXT | BEGIN rest{more}"),
+            // Whatever comes first, the mark begins a call.
+            ToolChoice::Auto => format!(
+                "start: TEXT | begin rest{more}\n\
+                 TEXT: /(\\n|.)*/ & ~/(\\n|.)*{open}(\\n|.)*/\n\
+                 begin[lazy]: /(\\n|.)*{open}/"
+            ),
             _ => format!("start: call{more}"),
         };
         Constraint::Lark(format!(
             "{start}\n\
-             TEXT: /(\\n|.)*/ & ~/(\\n|.)*{open}(\\n|.)*/\n\
-             BEGIN[lazy]: /(\\n|.)*{open}/\n\
              call: \"{open}\" rest\n\
-             rest: \"\\n\" body \"\\n{}\"\n\
-             body: %json {body}\n",
-            close,
+             rest: \"\\n\" body \"\\n{close}\"\n\
+             body: %json {body}\n"
         ))
     }
 }

@@ -80,7 +80,9 @@ fn a_record_tells_who_when_and_how_much_and_never_what() {
     left["stream"] = json!(true);
     client.send("POST", CHAT, &[JSON, &bearer], left.to_string().as_bytes());
     client.head();
-    client.chunk();
+    for _ in 0..10 {
+        client.chunk();
+    }
     drop(client);
     std::thread::sleep(std::time::Duration::from_millis(1500));
     let log_text = server.stderr();

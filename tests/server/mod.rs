@@ -8,6 +8,7 @@ mod completions;
 mod forms;
 mod hostile;
 mod load;
+mod openapi;
 mod tokens;
 mod tools;
 mod transport;
