@@ -5,12 +5,16 @@ use std::path::PathBuf;
 
 use yi_quantize::error::exit_code;
 
-use crate::engine::EngineError;
+use crate::engine::disk::CacheError;
 use crate::engine::sample::SamplingError;
 use crate::engine::template::TemplateError;
 use crate::engine::tokenize::TextError;
+use crate::engine::{ConstraintError, EngineError};
 use crate::fit::Memory;
 use crate::llama::{BackendError, CacheType, ContextError, DecodeError, LoadError, TokenizeError};
+use crate::server::ServerError;
+use crate::server::access::store::KeyFileError;
+use crate::server::audit::AuditError;
 
 /// Kinds of failure; the exit codes are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +152,9 @@ pub enum Error {
     /// The text has no tokens.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// No cache on disk.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// A request was refused, or has no answer.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -177,6 +184,12 @@ pub enum Error {
     /// An embedding model.
     #[error("{} is a model that only encodes text; it cannot write any", path.display())]
     NoDecoder {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A model that gives no vectors.
+    #[error("{} is an encoder-decoder model; it gives no embeddings", path.display())]
+    NoEmbeddings {
         /// The file.
         path: PathBuf,
     },
@@ -217,6 +230,9 @@ pub enum Error {
         /// What to do.
         hint: &'static str,
     },
+    /// The server does not start.
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// Ctrl-C, or loading was cancelled.
     #[error("interrupted")]
     Interrupted,
@@ -248,7 +264,9 @@ impl Error {
                 LoadError::Refused { .. } => Kind::InvalidInput,
             },
             Error::Context(
-                ContextError::OutOfRange { .. } | ContextError::NeedsFlashAttention { .. },
+                ContextError::OutOfRange { .. }
+                | ContextError::Rope { .. }
+                | ContextError::NeedsFlashAttention { .. },
             )
             | Error::NothingToRepack { .. } => Kind::Usage,
             Error::CacheType { .. } | Error::UnknownWidths => Kind::Unsupported,
@@ -265,11 +283,13 @@ impl Error {
             Error::Text(_) => Kind::Unsupported,
             Error::Engine(error) => engine_kind(error),
             Error::Sampling(_) | Error::Usage { .. } => Kind::Usage,
-            Error::NoTokenizer { .. } | Error::NoChatTemplate { .. } | Error::NoDecoder { .. } => {
-                Kind::Unsupported
-            }
-            Error::Read { .. } | Error::Write(_) => Kind::Io,
+            Error::NoTokenizer { .. }
+            | Error::NoChatTemplate { .. }
+            | Error::NoDecoder { .. }
+            | Error::NoEmbeddings { .. } => Kind::Unsupported,
+            Error::Read { .. } | Error::Write(_) | Error::Cache(_) => Kind::Io,
             Error::NotUtf8 { .. } | Error::TextTooLong { .. } => Kind::InvalidInput,
+            Error::Server(error) => server_kind(error),
             Error::Interrupted => Kind::Interrupted,
         }
     }
@@ -315,6 +335,7 @@ impl Error {
                 "use another template with --chat-template-file, or --chat-template chatml"
             }
             Error::Engine(error) => engine_hint(error)?,
+            Error::Server(error) => server_hint(error)?,
             Error::NoTokenizer { .. } => {
                 "convert the model again with its tokenizer files in the same folder"
             }
@@ -322,6 +343,9 @@ impl Error {
                 "use `yi run -p TEXT` for plain completion, or give a template: --chat-template chatml or --chat-template-file FILE"
             }
             Error::FileSampling { .. } => "give the number with its flag instead",
+            Error::Cache(CacheError::InUse { .. }) => {
+                "end the other process, or choose another --cache-dir"
+            }
             Error::NotUtf8 { .. } => "convert it, for instance with `iconv -t UTF-8`",
             Error::Usage { hint, .. } if !hint.is_empty() => hint,
             _ => return None,
@@ -356,9 +380,15 @@ fn engine_kind(error: &EngineError) -> Kind {
         EngineError::EmptyPrompt
         | EngineError::TokenOutOfRange { .. }
         | EngineError::Sampling(_)
+        | EngineError::BiasOutOfRange { .. }
         | EngineError::StopStrings { .. }
         | EngineError::StopStringLength { .. }
         | EngineError::Logprobs { .. } => Kind::Usage,
+        EngineError::Constraint(error) => match error {
+            ConstraintError::Thread(_) => Kind::Memory,
+            ConstraintError::DeadEnd | ConstraintError::TooComplex { .. } => Kind::Unsupported,
+            _ => Kind::Usage,
+        },
         EngineError::ContextLengthExceeded { .. } => Kind::Unsupported,
         EngineError::QueueFull { .. } => Kind::Busy,
         EngineError::NotANumber { .. } => Kind::InvalidInput,
@@ -378,6 +408,52 @@ fn engine_hint(error: &EngineError) -> Option<&'static str> {
             Some("the file may be damaged: check it, or quantize the model again")
         }
         EngineError::QueueFull { .. } => Some("ask again later"),
+        _ => None,
+    }
+}
+
+fn server_kind(error: &ServerError) -> Kind {
+    match error {
+        ServerError::NoKeys { .. } | ServerError::PlainHttp { .. } | ServerError::Origin { .. } => {
+            Kind::Usage
+        }
+        ServerError::Bind { .. } | ServerError::System(_) => Kind::Io,
+        ServerError::Keys(error) => match error {
+            KeyFileError::Io { .. } => Kind::Io,
+            KeyFileError::NoKey { .. } => Kind::Usage,
+            KeyFileError::Malformed { .. } | KeyFileError::Writable { .. } => Kind::InvalidInput,
+            KeyFileError::Random(_) => Kind::Internal,
+        },
+        ServerError::Tls(_) => Kind::InvalidInput,
+        ServerError::Audit(error) => match error {
+            AuditError::Io { .. } | AuditError::InUse { .. } => Kind::Io,
+            AuditError::Broken { .. } | AuditError::NoAnchor { .. } | AuditError::Salt { .. } => {
+                Kind::InvalidInput
+            }
+            AuditError::Random(_) => Kind::Internal,
+        },
+    }
+}
+
+fn server_hint(error: &ServerError) -> Option<&'static str> {
+    match error {
+        ServerError::NoKeys { .. } => Some(
+            "make a key with `yi keys add` and give its file with --keys, or listen on 127.0.0.1; --insecure-no-keys lets everybody in",
+        ),
+        ServerError::PlainHttp { .. } => Some(
+            "give a certificate with --tls-cert and --tls-key; --insecure-plain-http is for a proxy in front that speaks TLS",
+        ),
+        ServerError::Bind { .. } => Some("choose another address with --host and --port"),
+        ServerError::Keys(KeyFileError::Io { .. }) => {
+            Some("`yi keys add` makes the file with its first key")
+        }
+        ServerError::Keys(KeyFileError::NoKey { .. }) => Some("`yi keys list` shows all keys"),
+        ServerError::Keys(KeyFileError::Writable { .. }) => {
+            Some("take the permission away: chmod go-w")
+        }
+        ServerError::Audit(AuditError::Broken { .. }) => Some(
+            "keep the file as evidence, with its .head, and begin a new log under another name",
+        ),
         _ => None,
     }
 }

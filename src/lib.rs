@@ -17,6 +17,7 @@
 //! request.limits.n_predict = Some(32);
 //! for event in engine.submit(request)? {
 //!     match event? {
+//!         Event::Prompt(_) => {} // Its logprobs, which nobody asked for.
 //!         Event::Piece(piece) => print!("{}", piece.text),
 //!         Event::Done(finished) => println!("\n{:?}", finished.stats),
 //!     }
@@ -36,12 +37,15 @@ pub mod fit;
 pub mod llama;
 pub mod model;
 pub mod repack;
+pub mod server;
 
 pub use engine::sample::SamplingParams;
 pub use engine::{
-    Answer, Engine, EngineError, EngineParams, Event, Finished, Limits, Outcome, Piece, Request,
-    Stats, StopReason,
+    Answer, Constraint, ConstraintError, Embedder, Engine, EngineError, EngineParams, Event,
+    Finished, Limits, Normalization, Outcome, Piece, PrefixCache, Request, Stats, StopReason,
 };
 pub use error::Error;
-pub use llama::{CacheType, ContextParams, FlashAttention, LoadParams, Repack};
-pub use model::loaded::Model;
+pub use llama::{
+    CacheType, ContextParams, FlashAttention, LoadParams, Pooling, Repack, RopeParams,
+};
+pub use model::loaded::{EmbedParams, Model};

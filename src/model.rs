@@ -1,5 +1,7 @@
 //! A model file: validated in Rust first, then loaded by llama.cpp from the same open file.
 
+mod fingerprint;
+pub mod folder;
 pub mod loaded;
 
 use std::fs::File;
@@ -7,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use sha2::{Digest as _, Sha256};
 use yi_gguf::{Gguf, Metadata, Value};
 
 use crate::engine::sample::SamplingParams;
@@ -15,7 +18,8 @@ use crate::engine::tokenize::Tokenizer;
 use crate::error::Error;
 use crate::fit::{self, Geometry, Memory};
 use crate::llama::{
-    self, Backend, Context, ContextParams, LoadParams, Model, Progress, Repack, Source, TokenId,
+    self, Backend, Context, ContextParams, LoadParams, Model, Pooling, Progress, Repack, Source,
+    TokenId,
 };
 use crate::repack::{RepackChoice, repacked_bytes};
 use yi_quantize::memory;
@@ -101,6 +105,34 @@ impl ModelFile {
     #[must_use]
     pub fn metadata(&self) -> &Metadata {
         self.headers[0].metadata()
+    }
+
+    /// The SHA-256 of the file that is open, in hexadecimal; of a split model, of all its parts in order.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn sha256(&self) -> Result<String, Error> {
+        use std::io::{Read as _, Seek as _};
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 1 << 20];
+        for (path, file) in &self.files {
+            let mut read = || -> std::io::Result<()> {
+                // The position is nobody else's: llama.cpp maps the file.
+                let mut file = file;
+                file.rewind()?;
+                loop {
+                    match file.read(&mut buffer)? {
+                        0 => return file.rewind(),
+                        n => hash.update(&buffer[..n]),
+                    }
+                }
+            };
+            read().map_err(|source| Error::Read {
+                name: path.display().to_string(),
+                source,
+            })?;
+        }
+        Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
     }
 
     /// The model's own name, or the file's.
@@ -241,6 +273,15 @@ impl ModelFile {
                 trained.ok().flatten()
             })
             .map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX))
+    }
+
+    /// How the file says that vectors of tokens become one; `None` where it says nothing of use.
+    #[must_use]
+    pub fn pooling(&self) -> Option<Pooling> {
+        let metadata = self.metadata();
+        let architecture = metadata.str("general.architecture").ok().flatten()?;
+        let number = metadata.unsigned(&format!("{architecture}.pooling_type"));
+        Pooling::from_number(number.ok().flatten()?)
     }
 
     /// The length of the context that is meant: `None` gives the default, at most what the model was

@@ -16,7 +16,7 @@ use crate::util::models::{self, Random};
 /// Where the two best logits are closer, the order in which a kernel adds may decide.
 const CLOSE_LOGITS: f32 = 1e-3;
 
-fn chatty() -> Model {
+pub fn chatty() -> Model {
     Model::open(models::chatty()).unwrap()
 }
 
@@ -45,21 +45,21 @@ fn greedy(model: &Model, text: &str, n_predict: usize) -> Request {
 }
 
 /// The same, without an end before.
-fn endless(model: &Model, text: &str, n_predict: usize) -> Request {
+pub fn endless(model: &Model, text: &str, n_predict: usize) -> Request {
     let mut request = greedy(model, text, n_predict);
     request.limits.ignore_end = true;
     request
 }
 
 /// What a fresh engine answers when nothing else runs.
-fn alone(model: &Model, request: &Request) -> Outcome {
+pub fn alone(model: &Model, request: &Request) -> Outcome {
     let engine = default_engine(model, 1);
     engine.submit(request.clone()).unwrap().finish().unwrap()
 }
 
 /// Asserts that two greedy answers are the same up to where the two best logits are too close to tell.
 /// Returns whether there is such a place.
-fn same_but_for_rounding(found: &Outcome, expected: &Outcome) -> bool {
+pub fn same_but_for_rounding(found: &Outcome, expected: &Outcome) -> bool {
     let tokens = found.tokens.iter().zip(&expected.tokens);
     let n_same = tokens.take_while(|(a, b)| a == b).count();
     if n_same == found.tokens.len() && n_same == expected.tokens.len() {
@@ -123,6 +123,7 @@ fn a_thousand_cancels_leave_no_trace() {
         n_queue: 4,
         n_events: 64,
         n_prefill: 16,
+        ..EngineParams::default()
     };
     let engine = engine(&model, 3, 1024, &params);
     let mut random = Random(42);

@@ -3,7 +3,9 @@
 mod bench;
 mod chat;
 mod cli;
+mod constrain;
 mod demo;
+mod embed;
 mod engine;
 mod families;
 mod fit;
@@ -11,9 +13,12 @@ mod gguf;
 mod inspect;
 mod kernels;
 mod model;
+mod prefix_cache;
 mod quantize;
 mod rules;
 mod run;
+mod sampling;
+mod server;
 mod settings;
 #[cfg(unix)]
 mod terminal;

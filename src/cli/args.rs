@@ -6,16 +6,12 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::compute::ComputeArgs;
-use crate::engine::Limits;
-use crate::engine::sample::SamplingParams;
-use crate::error::Error;
 use crate::llama::MAX_THREADS;
-use crate::model::ModelFile;
 
 /// Where the model is and how to compute.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
-    /// The model, a GGUF file; of a split model the first part
+    /// The model, a GGUF file (of a split model the first part), or a name in the folder YI_MODELS
     #[arg(short, long, value_name = "FILE")]
     pub model: PathBuf,
     /// Tokens that the context holds; 0 = as many as the model was trained with [default: 4096, or fewer
@@ -38,103 +34,6 @@ pub struct ModelArgs {
     pub compute: ComputeArgs,
 }
 
-/// How to choose tokens, and when to stop.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Sampling")]
-pub struct SamplingArgs {
-    /// Most tokens to generate; -1 = until the model ends or the context is full
-    #[arg(short = 'n', long, visible_alias = "n-predict", value_name = "N", default_value_t = -1,
-          allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
-    pub predict: i64,
-    /// Temperature; 0 = always the likeliest token [default: the file's, or 0.7]
-    #[arg(long, value_name = "T", allow_negative_numbers = true)]
-    pub temp: Option<f32>,
-    /// Only the K likeliest tokens; 0 = all [default: the file's, or 40]
-    #[arg(long, value_name = "K", allow_negative_numbers = true)]
-    pub top_k: Option<i32>,
-    /// Only the likeliest tokens that together have probability P; 1 = all [default: the file's, or 0.9]
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
-    pub top_p: Option<f32>,
-    /// Only tokens at least P times as likely as the likeliest; 0 = all [default: the file's, or 0.05]
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
-    pub min_p: Option<f32>,
-    /// Penalty on tokens seen lately; 1 = none [default: the file's, or 1]
-    #[arg(long, value_name = "R", allow_negative_numbers = true)]
-    pub repeat_penalty: Option<f32>,
-    /// How many tokens the penalty looks back; 0 = none [default: the file's, or 64]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub repeat_last_n: Option<i32>,
-    /// Seed of the random numbers; -1 = another each time (-v prints it)
-    #[arg(short, long, value_name = "S", default_value_t = -1, allow_negative_numbers = true,
-          value_parser = clap::value_parser!(i64).range(-1..=i64::from(u32::MAX)))]
-    pub seed: i64,
-    /// Go on after the model has ended its answer (for measurements)
-    #[arg(long)]
-    pub ignore_eos: bool,
-}
-
-impl SamplingArgs {
-    /// The flags over the file's own recommendation.
-    pub fn resolve(&self, file: &ModelFile) -> Result<SamplingParams, Error> {
-        let mut params = file.sampling()?;
-        params.temp = self.temp.unwrap_or(params.temp);
-        params.top_k = self.top_k.unwrap_or(params.top_k);
-        params.top_p = self.top_p.unwrap_or(params.top_p);
-        params.min_p = self.min_p.unwrap_or(params.min_p);
-        params.repeat_penalty = self.repeat_penalty.unwrap_or(params.repeat_penalty);
-        params.repeat_last_n = self.repeat_last_n.unwrap_or(params.repeat_last_n);
-        params.check().map_err(|source| {
-            // A number that no flag gave comes from the file.
-            let given = match source.name {
-                "temp" => self.temp.is_some(),
-                "top-k" => self.top_k.is_some(),
-                "top-p" => self.top_p.is_some(),
-                "min-p" => self.min_p.is_some(),
-                "repeat-penalty" => self.repeat_penalty.is_some(),
-                _ => self.repeat_last_n.is_some(),
-            };
-            if given {
-                Error::Sampling(source)
-            } else {
-                Error::FileSampling {
-                    path: file.path().to_owned(),
-                    source,
-                }
-            }
-        })?;
-        params.seed = match self.fixed_seed() {
-            Some(seed) => seed,
-            None => random_seed()?,
-        };
-        tracing::info!(?params, "sampling");
-        Ok(params)
-    }
-
-    /// The seed that the user chose. The largest number is -1 in 32 bits: llama.cpp takes it for "choose one".
-    pub fn fixed_seed(&self) -> Option<u32> {
-        u32::try_from(self.seed)
-            .ok()
-            .filter(|&seed| seed != u32::MAX)
-    }
-
-    /// When to stop.
-    pub fn limits(&self) -> Limits {
-        Limits {
-            n_predict: usize::try_from(self.predict).ok(),
-            ignore_end: self.ignore_eos,
-        }
-    }
-}
-
-fn random_seed() -> Result<u32, Error> {
-    getrandom::u32()
-        .map(|seed| seed & 0x7FFF_FFFF)
-        .map_err(|e| Error::Usage {
-            message: format!("the system gives no random numbers: {e}"),
-            hint: "choose a seed with -s",
-        })
-}
-
 /// A number of tokens, of which there must be one at least.
 pub fn count(text: &str) -> Result<u32, String> {
     match text.parse() {
@@ -154,7 +53,15 @@ pub fn threads(text: &str) -> Result<usize, String> {
 /// Turns llama.cpp's short flags of several letters into long ones, which clap wants.
 pub fn normalize(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     /// Flags whose value may look like anything.
-    const FREE_TEXT: [&str; 4] = ["-p", "--prompt", "--system", "-sys"];
+    const FREE_TEXT: [&str; 7] = [
+        "-p",
+        "--prompt",
+        "--system",
+        "-sys",
+        "--grammar",
+        "-j",
+        "--json-schema",
+    ];
     let mut normal: Vec<OsString> = Vec::new();
     let mut is_value = false;
     let mut only_values = false;
@@ -177,8 +84,10 @@ pub fn normalize(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString>
             Some("-ctk") => Some("--cache-type-k"),
             Some("-ctv") => Some("--cache-type-v"),
             Some("-fa") => Some("--flash-attn"),
+            Some("-np") => Some("--parallel"),
             Some("-pg") => Some("--prompt-gen"),
             Some("-sys" | "--system-prompt") => Some("--system"),
+            Some("-jf") => Some("--json-schema-file"),
             _ => None,
         };
         only_values |= !is_value && argument == OsStr::new("--");

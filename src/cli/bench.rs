@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::llama::{
     self, CacheType, Context, ContextParams, FlashAttention, LoadParams, MAX_THREADS, Model,
 };
+use crate::model::folder::ModelFolder;
 use crate::model::{Check, ModelFile};
 use crate::repack::RepackChoice;
 
@@ -100,7 +101,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Error> {
     let files = args
         .model
         .iter()
-        .map(|path| ModelFile::open(path, Check::Model))
+        .map(|path| ModelFile::open(&ModelFolder::resolve(path), Check::Model))
         .collect::<Result<Vec<_>, _>>()?;
     let machine = machine(&contexts)?;
     let stdout = io::stdout().lock();
@@ -292,6 +293,7 @@ impl BenchArgs {
                                         type_k,
                                         type_v,
                                         flash_attention,
+                                        ..ContextParams::default()
                                     });
                                 }
                             }

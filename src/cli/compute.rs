@@ -18,7 +18,7 @@ use crate::repack::{RepackChoice, repacked_bytes};
 pub const N_BATCH: u32 = 512;
 
 /// How to compute.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Computing")]
 pub struct ComputeArgs {
     /// Threads for prompts, also written -tb [default: as -t]
@@ -58,6 +58,7 @@ impl ComputeArgs {
             type_k: self.cache_type_k,
             type_v: self.cache_type_v,
             flash_attention: self.flash_attn,
+            ..ContextParams::default()
         }
     }
 

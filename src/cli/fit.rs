@@ -20,6 +20,7 @@ use crate::fit::{
     Geometry, GpuFit, Memory, Question, TypeFit, context_memory, of_file, weight_bytes,
 };
 use crate::llama::{self, CacheType, ContextParams, FlashAttention};
+use crate::model::folder::ModelFolder;
 use crate::model::{Check, DEFAULT_N_CTX, ModelFile};
 use crate::repack::{RepackChoice, repacked_bytes};
 
@@ -80,6 +81,7 @@ pub fn run(args: &FitArgs) -> Result<(), Error> {
         message: "there is no model".to_owned(),
         hint: "yi fit MODEL",
     })?;
+    let path = &ModelFolder::resolve(path);
     let answer = if path.is_dir() {
         // The whole plan is made once, so that a folder with a defect is refused.
         let input = Input::open(path)?;

@@ -11,6 +11,7 @@ use yi_gguf::{Array, Gguf, Value};
 use super::output::write_json;
 use crate::engine::stream::for_terminal;
 use crate::error::Error;
+use crate::model::folder::ModelFolder;
 use crate::model::{Check, ModelFile};
 
 /// Characters of a text, and items of a list, that are shown.
@@ -47,7 +48,7 @@ pub fn run(args: &InspectArgs) -> Result<(), Error> {
             message: "there is no file to inspect".to_owned(),
             hint: "yi inspect FILE",
         })?;
-    let file = ModelFile::open_unchecked(path)?;
+    let file = ModelFile::open_unchecked(&ModelFolder::resolve(path))?;
     let problem = file.check(Check::Model).err();
     let totals = Totals::of(file.headers());
     let mut out = BufWriter::new(io::stdout().lock());

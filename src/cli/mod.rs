@@ -1,14 +1,21 @@
 //! The command line: parsed first, without side effects, then resolved against the model and run.
 
 mod args;
+mod audit;
 mod bench;
 mod chat;
 mod compute;
+mod embed;
 mod fit;
 mod input;
 mod inspect;
+mod keys;
+mod models;
 mod output;
 mod run;
+mod sampling;
+mod serve;
+mod settings;
 mod setup;
 mod signal;
 mod tokenize;
@@ -40,6 +47,9 @@ pub struct Cli {
     verbose: u8,
     #[command(subcommand)]
     command: Option<Command>,
+    /// All arguments, with those that the environment and a file have added.
+    #[arg(skip)]
+    arguments: Vec<OsString>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -48,10 +58,22 @@ enum Command {
     Run(run::RunArgs),
     /// Talk with a model; also reads messages from a pipe, one a line
     Chat(chat::ChatArgs),
+    /// Answer requests over HTTP, as OpenAI's API does
+    Serve(Box<serve::ServeArgs>),
+    /// Make, list, revoke and rotate the server's API keys
+    Keys(keys::KeysArgs),
+    /// Verify and sum up the server's audit log
+    Audit(audit::AuditArgs),
     /// Measure speed as llama-bench does, beside what the machine's memory allows
     Bench(Box<bench::BenchArgs>),
     /// Show the memory that a model takes, and the largest type and context that fit
     Fit(fit::FitArgs),
+    /// Turn texts into vectors
+    Embed(embed::EmbedArgs),
+    /// List the models in a folder
+    List(models::ListArgs),
+    /// Show a model in short
+    Show(models::ShowArgs),
     /// Show a file's metadata, tensors and size by type
     Inspect(inspect::InspectArgs),
     /// Show the tokens of a text
@@ -67,12 +89,21 @@ pub enum Parsed {
     Run(Box<Cli>),
     /// Help, or what is wrong with the arguments.
     Print(clap::Error),
+    /// Settings from elsewhere cannot be read.
+    Fail(Error),
 }
 
 /// Parses the arguments, the program's name first.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Parsed {
-    match Cli::try_parse_from(args::normalize(arguments)) {
-        Ok(cli) if cli.version || cli.command.is_some() => Parsed::Run(Box::new(cli)),
+    let arguments = match settings::extend(&Cli::command(), args::normalize(arguments)) {
+        Ok(arguments) => arguments,
+        Err(error) => return Parsed::Fail(error),
+    };
+    match Cli::try_parse_from(&arguments) {
+        Ok(mut cli) if cli.version || cli.command.is_some() => {
+            cli.arguments = arguments;
+            Parsed::Run(Box::new(cli))
+        }
         Ok(_) => Parsed::Print(Cli::command().error(
             clap::error::ErrorKind::MissingSubcommand,
             "there is no command; `yi --help` shows them",
@@ -94,8 +125,17 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
     match &cli.command {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Chat(args)) => chat::run(args),
+        Some(Command::Serve(args)) if args.print_config => {
+            output::print(&settings::print(&Cli::command(), &cli.arguments))
+        }
+        Some(Command::Serve(args)) => serve::run(*args.clone()),
+        Some(Command::Keys(args)) => keys::run(args),
+        Some(Command::Audit(args)) => audit::run(args),
         Some(Command::Bench(args)) => bench::run(args),
         Some(Command::Fit(args)) => fit::run(args),
+        Some(Command::Embed(args)) => embed::run(args),
+        Some(Command::List(args)) => models::list(args),
+        Some(Command::Show(args)) => models::show(args),
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),
         Some(Command::Quantize(args)) => Ok(yi_quantize::cli::run(args)?),
@@ -113,7 +153,7 @@ pub fn report(error: &Error) {
 
 /// Prints a line for the user beside the output. Messages hold what files say (a template's refusal, a
 /// key, a path), so control characters never get through.
-fn note(text: impl std::fmt::Display) {
+pub(crate) fn note(text: impl std::fmt::Display) {
     // Unlike eprintln!, this does not panic when standard error is closed.
     let _ = writeln!(io::stderr(), "{}", for_terminal(&text.to_string()));
 }

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::args::{ModelArgs, SamplingArgs};
+use super::args::ModelArgs;
 use super::output::{Answer, Output, log_speed, note_full};
+use super::sampling::{ConstraintArgs, SamplingArgs};
 use super::{input, setup, signal};
 use crate::engine::{Request, StopReason};
 use crate::error::Error;
@@ -28,6 +29,8 @@ pub struct RunArgs {
     special: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    constraint: ConstraintArgs,
     /// Print one JSON object with the text, the counts and the times when done
     #[arg(long)]
     json: bool,
@@ -36,6 +39,7 @@ pub struct RunArgs {
 /// Completes the text and prints what follows it.
 pub fn run(args: &RunArgs) -> Result<(), Error> {
     let prompt = prompt(args)?;
+    let constraint = args.constraint.read()?;
     let ready = setup::ready(&args.model, |file| args.sampling.resolve(file).map(drop))?;
     let params = args.sampling.resolve(ready.model.file())?;
     let tokenizer = ready.engine.tokenizer();
@@ -47,6 +51,7 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
     let mut request = Request::new(tokens);
     request.sampling = params;
     request.limits = args.sampling.limits();
+    request.constraint = constraint;
     let seed = request.sampling.seed;
     let mut output = Output::new();
     signal::catch(true);

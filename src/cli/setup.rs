@@ -7,7 +7,8 @@ use super::compute::{check_memory, resolve_threads};
 use super::{note, signal};
 use crate::engine::{Engine, EngineParams};
 use crate::error::Error;
-use crate::llama::LoadParams;
+use crate::llama::{ContextParams, LoadParams};
+use crate::model::folder::ModelFolder;
 use crate::model::loaded::Model;
 use crate::model::{Check, ModelFile};
 
@@ -17,31 +18,17 @@ pub struct Ready {
     pub engine: Engine,
 }
 
-/// Opens, checks and loads the model. `before_loading` may refuse the file while that is still quick.
+/// Opens, checks and loads the model for one request at a time. `before_loading` may refuse the file while
+/// that is still quick.
 pub fn ready(
     args: &ModelArgs,
     before_loading: impl FnOnce(&ModelFile) -> Result<(), Error>,
 ) -> Result<Ready, Error> {
     signal::install();
-    let file = ModelFile::open(&args.model, Check::Model)?;
-    if !yi_gguf::has_vocabulary(file.metadata()) {
-        return Err(Error::NoTokenizer {
-            path: file.path().to_owned(),
-        });
-    }
+    let file = open(args)?;
     before_loading(&file)?;
-    let n_threads = resolve_threads(args.threads);
-    let mut params = LoadParams {
-        n_gpu_layers: args.n_gpu_layers,
-        mmap: !args.no_mmap,
-        mlock: args.mlock,
-        repack: args.compute.resolve_repack(&file, args.n_gpu_layers)?,
-        ..LoadParams::default()
-    };
     let n_ctx = file.resolve_n_ctx(args.ctx_size);
-    let context = args.compute.context(n_ctx, n_threads);
-    check_memory(&file, &args.compute.repack, &mut params, &context)?;
-    let model = Model::load(file, &params, &mut |_| ControlFlow::Continue(()))?;
+    let (model, context) = load(args, file, n_ctx, 1)?;
     let n_ctx_train = model.loaded().n_ctx_train();
     if n_ctx as usize > n_ctx_train {
         note(format_args!(
@@ -50,4 +37,39 @@ pub fn ready(
     }
     let engine = model.engine(&context, &EngineParams::default(), signal::stop_flag())?;
     Ok(Ready { model, engine })
+}
+
+/// Opens and checks a model that can write text.
+pub fn open(args: &ModelArgs) -> Result<ModelFile, Error> {
+    let file = ModelFile::open(&ModelFolder::resolve(&args.model), Check::Model)?;
+    if !yi_gguf::has_vocabulary(file.metadata()) {
+        return Err(Error::NoTokenizer {
+            path: file.path().to_owned(),
+        });
+    }
+    Ok(file)
+}
+
+/// Loads the model for `n_parallel` requests at once that share a context of `n_ctx` tokens.
+pub fn load(
+    args: &ModelArgs,
+    file: ModelFile,
+    n_ctx: u32,
+    n_parallel: u32,
+) -> Result<(Model, ContextParams), Error> {
+    let n_threads = resolve_threads(args.threads);
+    let mut params = LoadParams {
+        n_gpu_layers: args.n_gpu_layers,
+        mmap: !args.no_mmap,
+        mlock: args.mlock,
+        repack: args.compute.resolve_repack(&file, args.n_gpu_layers)?,
+        ..LoadParams::default()
+    };
+    let context = ContextParams {
+        n_seq_max: n_parallel,
+        ..args.compute.context(n_ctx, n_threads)
+    };
+    check_memory(&file, &args.compute.repack, &mut params, &context)?;
+    let model = Model::load(file, &params, &mut |_| ControlFlow::Continue(()))?;
+    Ok((model, context))
 }

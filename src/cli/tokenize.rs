@@ -13,6 +13,7 @@ use super::output::write_json;
 use crate::engine::tokenize::Tokenizer;
 use crate::error::Error;
 use crate::llama::{LoadParams, TokenId};
+use crate::model::folder::ModelFolder;
 use crate::model::{Check, ModelFile};
 
 /// Arguments of `yi tokenize`.
@@ -50,7 +51,7 @@ struct Tokens<'a> {
 /// Prints the tokens.
 pub fn run(args: &TokenizeArgs) -> Result<(), Error> {
     let text = text(args)?;
-    let file = ModelFile::open(&args.model, Check::Vocabulary)?;
+    let file = ModelFile::open(&ModelFolder::resolve(&args.model), Check::Vocabulary)?;
     if !yi_gguf::has_vocabulary(file.metadata()) {
         return Err(Error::NoTokenizer {
             path: file.path().to_owned(),

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use super::error::EngineError;
 use super::inbox::Inbox;
+use super::logprobs::TokenLogprobs;
 use super::request::{Event, Finished, Outcome, Piece, Stats, StopReason};
 
 #[derive(Debug)]
@@ -18,18 +20,31 @@ struct Channel {
 
 #[derive(Debug, Default)]
 struct State {
-    pieces: VecDeque<Piece>,
+    /// All but the end.
+    events: VecDeque<Event>,
     end: Option<Result<Finished, EngineError>>,
     /// Nobody reads any more.
     abandoned: bool,
     /// The engine passes this request over until there is room.
     paused: bool,
+    /// The task that waits for the next event.
+    waker: Option<Waker>,
 }
 
 impl Channel {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code that could panic runs while the lock is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the reader that there is something to read.
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
+        let waker = state.waker.take();
+        drop(state);
+        self.arrived.notify_one();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 }
 
@@ -72,7 +87,7 @@ impl Sender {
     /// What the reader does. The engine asks before it computes the next token.
     pub fn reader(&self) -> Reader {
         let mut state = self.channel.lock();
-        state.paused = state.pieces.len() >= self.channel.n_events;
+        state.paused = state.events.len() >= self.channel.n_events;
         match (state.abandoned, state.paused) {
             (true, _) => Reader::Gone,
             (false, true) => Reader::Lags,
@@ -82,10 +97,19 @@ impl Sender {
 
     /// Adds a piece.
     pub fn send(&self, piece: Piece) {
+        self.send_event(Event::Piece(piece));
+    }
+
+    /// Adds logprobs of the prompt.
+    pub fn send_prompt(&self, logprobs: Vec<TokenLogprobs>) {
+        self.send_event(Event::Prompt(logprobs));
+    }
+
+    fn send_event(&self, event: Event) {
         let mut state = self.channel.lock();
         if !state.abandoned {
-            state.pieces.push_back(piece);
-            self.channel.arrived.notify_one();
+            state.events.push_back(event);
+            self.channel.wake(state);
         }
     }
 
@@ -103,7 +127,7 @@ impl Drop for Sender {
         } else {
             EngineError::ShutDown
         }));
-        self.channel.arrived.notify_one();
+        self.channel.wake(state);
     }
 }
 
@@ -130,25 +154,14 @@ impl Iterator for Answer {
         if self.ended {
             return None;
         }
-        let mut state = self.channel.lock();
+        let channel = Arc::clone(&self.channel);
+        let mut state = channel.lock();
         loop {
-            if let Some(piece) = state.pieces.pop_front() {
-                let wakes = state.paused && state.pieces.len() <= self.channel.n_events / 2;
-                state.paused &= !wakes;
-                drop(state);
-                if wakes {
-                    self.inbox.nudge();
-                }
-                return Some(Ok(Event::Piece(piece)));
+            match self.take(state) {
+                Ok(event) => return Some(event),
+                Err(waiting) => state = waiting,
             }
-            if let Some(end) = &state.end {
-                let end = end.clone();
-                drop(state);
-                self.ended = true;
-                return Some(end.map(Event::Done));
-            }
-            state = self
-                .channel
+            state = channel
                 .arrived
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
@@ -157,6 +170,51 @@ impl Iterator for Answer {
 }
 
 impl Answer {
+    /// The next event, for a task that does not block a thread: the same as [`Iterator::next`].
+    pub async fn event(&mut self) -> Option<Result<Event, EngineError>> {
+        std::future::poll_fn(|context| self.poll_event(context)).await
+    }
+
+    /// Looks for the next event, and has the task woken when there is one.
+    pub fn poll_event(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Event, EngineError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let channel = Arc::clone(&self.channel);
+        match self.take(channel.lock()) {
+            Ok(event) => Poll::Ready(Some(event)),
+            Err(mut state) => {
+                state.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Takes what there is, or gives the lock back.
+    fn take<'a>(
+        &mut self,
+        mut state: MutexGuard<'a, State>,
+    ) -> Result<Result<Event, EngineError>, MutexGuard<'a, State>> {
+        if let Some(event) = state.events.pop_front() {
+            let wakes = state.paused && state.events.len() <= self.channel.n_events / 2;
+            state.paused &= !wakes;
+            drop(state);
+            if wakes {
+                self.inbox.nudge();
+            }
+            return Ok(Ok(event));
+        }
+        let Some(end) = state.end.clone() else {
+            return Err(state);
+        };
+        drop(state);
+        self.ended = true;
+        Ok(end.map(Event::Done))
+    }
+
     /// Waits for the whole answer.
     ///
     /// # Errors
@@ -178,11 +236,13 @@ impl Answer {
             text: String::new(),
             tokens: Vec::new(),
             logprobs: Vec::new(),
+            prompt_logprobs: Vec::new(),
             stop: StopReason::Interrupted,
             stats: Stats::default(),
         };
         for event in self {
             match event? {
+                Event::Prompt(logprobs) => outcome.prompt_logprobs.extend(logprobs),
                 Event::Piece(piece) => {
                     outcome.text.push_str(&piece.text);
                     outcome.tokens.extend(piece.token);
@@ -206,7 +266,7 @@ impl Drop for Answer {
         if !self.ended {
             let mut state = self.channel.lock();
             state.abandoned = true;
-            state.pieces.clear();
+            state.events.clear();
             drop(state);
             self.inbox.nudge();
         }

@@ -1,5 +1,6 @@
 //! Why a request has no answer.
 
+use super::constrain::ConstraintError;
 use super::request::{MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_STRINGS};
 use super::sample::SamplingError;
 use crate::llama::{DecodeError, TokenId};
@@ -18,6 +19,17 @@ pub enum EngineError {
         /// Tokens in the vocabulary.
         n_vocab: usize,
     },
+    /// A bias for a token that the model does not have.
+    #[error("a bias is given for token {token}; the model has {n_vocab} tokens")]
+    BiasOutOfRange {
+        /// The token.
+        token: TokenId,
+        /// Tokens in the vocabulary.
+        n_vocab: usize,
+    },
+    /// The form of the answer cannot be used.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
     /// The request does not fit into the context, whatever else runs.
     #[error("the prompt has {n_prompt} tokens{}; the context holds {n_ctx} (context_length_exceeded)", and_more(*.n_prompt, *.n_predict, *.n_ctx))]
     ContextLengthExceeded {

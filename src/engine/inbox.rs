@@ -5,6 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::answer::{Reader, Sender};
+use super::constrain::Matcher;
 use super::error::EngineError;
 use super::request::Request;
 
@@ -12,6 +13,8 @@ use super::request::Request;
 #[derive(Debug)]
 pub struct Waiting {
     pub request: Request,
+    /// The request's constraint, compiled.
+    pub constraint: Option<Matcher>,
     pub sender: Sender,
     pub since: Instant,
 }
@@ -84,6 +87,11 @@ impl Inbox {
     /// Whether it is closed.
     pub fn is_closed(&self) -> bool {
         self.lock().closed.is_some()
+    }
+
+    /// Why it is closed.
+    pub fn failure(&self) -> Option<EngineError> {
+        self.lock().closed.clone()
     }
 
     /// Number of requests that wait.

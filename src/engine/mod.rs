@@ -2,6 +2,9 @@
 
 mod answer;
 mod cells;
+pub mod constrain;
+pub mod disk;
+mod embed;
 mod error;
 mod inbox;
 mod jinja;
@@ -18,10 +21,13 @@ pub mod tokenize;
 mod trace;
 
 pub use answer::Answer;
+pub use constrain::{Constraint, ConstraintError};
+pub use disk::PrefixCache;
+pub use embed::{Embedder, Normalization};
 pub use error::EngineError;
 pub use logprobs::{Logprob, TokenLogprobs};
 pub use request::{
     Event, Finished, Limits, MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_STRINGS, Outcome, Piece,
     Request, Stats, StopReason,
 };
-pub use service::{Engine, EngineParams};
+pub use service::{Engine, EngineParams, Prepared};

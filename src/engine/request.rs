@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::constrain::Constraint;
 use super::error::EngineError;
 use super::logprobs::TokenLogprobs;
 use super::sample::SamplingParams;
@@ -25,6 +26,9 @@ pub struct Request {
     pub sampling: SamplingParams,
     /// When to stop.
     pub limits: Limits,
+    /// The form that the answer must have. An end token is then possible only where the form is complete; an
+    /// answer that a limit ends before is not, and says so by its [`StopReason`].
+    pub constraint: Option<Constraint>,
     /// Texts that end the answer. They are not a part of it, and neither is what follows them.
     pub stop: Vec<String>,
     /// Whose request it is, for instance a tenant. The start of a prompt is taken from an earlier request
@@ -33,6 +37,9 @@ pub struct Request {
     pub namespace: String,
     /// `Some(n)`: the logprob of each token, and those of the `n` likeliest ones in its place.
     pub logprobs: Option<usize>,
+    /// `Some(n)`: the same for the prompt's tokens but the first, see [`Event::Prompt`]. The whole prompt is
+    /// then computed, and nothing of it taken from an earlier request.
+    pub prompt_logprobs: Option<usize>,
 }
 
 impl Request {
@@ -43,9 +50,11 @@ impl Request {
             prompt,
             sampling: SamplingParams::default(),
             limits: Limits::default(),
+            constraint: None,
             stop: Vec::new(),
             namespace: String::new(),
             logprobs: None,
+            prompt_logprobs: None,
         }
     }
 
@@ -68,6 +77,10 @@ impl Request {
             });
         }
         self.sampling.check()?;
+        let mut biased = self.sampling.logit_bias.iter().map(|(token, _)| token);
+        if let Some(&token) = biased.find(|t| !in_vocabulary(t)) {
+            return Err(EngineError::BiasOutOfRange { token, n_vocab });
+        }
         if self.stop.len() > MAX_STOP_STRINGS {
             return Err(EngineError::StopStrings {
                 n_strings: self.stop.len(),
@@ -82,7 +95,7 @@ impl Request {
                 n_bytes: text.len(),
             });
         }
-        match self.logprobs {
+        match self.logprobs.max(self.prompt_logprobs) {
             Some(asked) if asked > MAX_LOGPROBS => Err(EngineError::Logprobs { asked }),
             _ => Ok(()),
         }
@@ -114,7 +127,7 @@ impl Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopReason {
-    /// The model wrote an end token.
+    /// The model wrote an end token, or the form that was asked for is complete and nothing may follow.
     EndToken,
     /// The model wrote one of the request's stop strings.
     StopString,
@@ -129,6 +142,9 @@ pub enum StopReason {
 /// Something that the engine tells about a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
+    /// Logprobs of the next tokens of the prompt, where the request asks for them: all come before the
+    /// answer's first piece, in as many events as the prompt took batches.
+    Prompt(Vec<TokenLogprobs>),
     /// A piece of the answer.
     Piece(Piece),
     /// The end; nothing follows it.
@@ -163,6 +179,8 @@ pub struct Stats {
     pub n_prompt: usize,
     /// Tokens at the prompt's start that were in the context already and not computed again.
     pub n_cached: usize,
+    /// Those of them that came from the disk.
+    pub n_from_disk: usize,
     /// Tokens generated, without the end token.
     pub n_generated: usize,
     /// Time in the queue.
@@ -182,6 +200,8 @@ pub struct Outcome {
     pub tokens: Vec<TokenId>,
     /// For each token, where the request asks for them.
     pub logprobs: Vec<TokenLogprobs>,
+    /// For each token of the prompt but the first, where the request asks for them.
+    pub prompt_logprobs: Vec<TokenLogprobs>,
     /// Why it stopped.
     pub stop: StopReason,
     /// Counts and times.

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use super::answer::Reader;
 use super::cells::{Cell, Cells};
+use super::disk::{BLOCK_TOKENS, Disk};
 use super::error::EngineError;
 use super::inbox::{Inbox, Waiting};
 use super::request::{Request, StopReason};
@@ -32,6 +33,8 @@ pub struct Scheduler {
     n_ended: u64,
     batch: Batch,
     parts: Vec<Part>,
+    /// Starts of prompts on disk.
+    disk: Option<Disk>,
 }
 
 /// A slot's part of the batch.
@@ -39,6 +42,8 @@ pub struct Scheduler {
 struct Part {
     slot: usize,
     n_tokens: usize,
+    /// Index of the first token in the batch.
+    first: usize,
     /// Index of the last token in the batch, where its logits are asked for.
     output: Option<usize>,
 }
@@ -61,6 +66,7 @@ impl Scheduler {
         inbox: Arc<Inbox>,
         n_ctx: usize,
         n_prefill: usize,
+        disk: Option<Disk>,
     ) -> Self {
         let model = context.model();
         // An encoder's output belongs to the context and not to a sequence.
@@ -71,6 +77,7 @@ impl Scheduler {
         };
         Scheduler {
             can_cut: !model.is_recurrent(),
+            disk: disk.filter(|_| context.can_save()),
             slots: (0..n_slots).map(|_| Slot::default()).collect(),
             cells: Cells::new(n_ctx),
             context,
@@ -153,7 +160,8 @@ impl Scheduler {
         // The last token is computed in any case, for its logits.
         let n_common = |slot: &usize| {
             let slot = &self.slots[*slot];
-            if encoded || slot.namespace != request.namespace {
+            let computes_all = encoded || request.prompt_logprobs.is_some();
+            if computes_all || slot.namespace != request.namespace {
                 return 0;
             }
             let n = slot.common_prefix(&request.prompt).min(n_input - 1);
@@ -207,7 +215,7 @@ impl Scheduler {
         self.slots[target]
             .namespace
             .clone_from(&waiting.request.namespace);
-        let mut job = self.job(waiting);
+        let job = self.job(waiting);
         if self.context.model().has_encoder()
             && let Err(error) = self.encode(job.prompt())
         {
@@ -216,8 +224,80 @@ impl Scheduler {
                 error => job.fail(error.into()),
             };
         }
-        job.set_cached(self.slots[target].tokens.len());
         self.slots[target].job = Some(job);
+        let n_from_disk = self.restore(target);
+        let slot = &mut self.slots[target];
+        let n_cached = slot.tokens.len();
+        if let Some(job) = &mut slot.job {
+            job.set_cached(n_cached, n_from_disk);
+        }
+    }
+
+    /// Brings what the disk has of a prompt's start into the slot, beyond what is there. Returns the number of
+    /// tokens.
+    fn restore(&mut self, index: usize) -> usize {
+        let slot = &self.slots[index];
+        let (Some(disk), Some(job)) = (self.disk.clone(), &slot.job) else {
+            return 0;
+        };
+        if job.computes_all() {
+            return 0;
+        }
+        let n_before = slot.tokens.len();
+        let input = job.input.clone();
+        // The last token is computed in any case, for its logits.
+        let keys = disk.root.keys(&slot.namespace, &input[..input.len() - 1]);
+        let store = disk.cache.store();
+        let keys = &keys[..store.n_known(&keys)];
+        for (i, key) in keys.iter().enumerate().skip(n_before / BLOCK_TOKENS) {
+            let positions = i * BLOCK_TOKENS..(i + 1) * BLOCK_TOKENS;
+            let from = self.slots[index].tokens.len();
+            let tokens = &input[positions.clone()];
+            let Some(state) = store.get(key, tokens) else {
+                break;
+            };
+            let Some(cells) = self.make_room(positions.end - from) else {
+                break;
+            };
+            let end = positions.end;
+            if !self
+                .context
+                .restore(&state, sequence(index), positions, from)
+            {
+                self.cells.release(cells);
+                // Another build of llama.cpp wrote it, or there is no room in one piece.
+                store.remove(key);
+                break;
+            }
+            let slot = &mut self.slots[index];
+            slot.tokens.extend_from_slice(&input[from..end]);
+            slot.cells.extend(cells);
+        }
+        store.touch(keys);
+        self.slots[index].tokens.len() - n_before
+    }
+
+    /// Has the blocks of a slot's prompt written that the disk does not have.
+    fn persist(&mut self, index: usize) {
+        let slot = &self.slots[index];
+        let (Some(disk), Some(job)) = (self.disk.clone(), &slot.job) else {
+            return;
+        };
+        let prompt = job.prompt().to_vec();
+        let keys = disk.root.keys(&slot.namespace, &prompt);
+        let n_known = disk.cache.store().n_known(&keys);
+        for (i, key) in keys.iter().enumerate().skip(n_known) {
+            let positions = i * BLOCK_TOKENS..(i + 1) * BLOCK_TOKENS;
+            let tokens = prompt[positions.clone()].to_vec();
+            let Some(state) = self.context.save(sequence(index), positions) else {
+                return;
+            };
+            // What comes after a block that is left out would not be found.
+            if !disk.cache.has_room(state.len() as u64) {
+                return;
+            }
+            disk.cache.put(*key, tokens, state);
+        }
     }
 
     /// T5 and its kin: the prompt goes through the encoder, and the answer begins with a token of its own.
@@ -291,13 +371,14 @@ impl Scheduler {
         };
         let from = slot.tokens.len();
         for (i, &token) in job.input[from..from + n_tokens].iter().enumerate() {
-            let is_last = from + i + 1 == job.input.len();
-            self.batch.push(token, from + i, sequence(index), is_last);
+            let output = job.wants_logits(from + i);
+            self.batch.push(token, from + i, sequence(index), output);
         }
         let is_whole = from + n_tokens == job.input.len();
         self.parts.push(Part {
             slot: index,
             n_tokens,
+            first: self.batch.len() - n_tokens,
             output: is_whole.then(|| self.batch.len() - 1),
         });
     }
@@ -355,13 +436,20 @@ impl Scheduler {
         slot.tokens
             .extend_from_slice(&job.input[from..from + part.n_tokens]);
         slot.cells.extend(places);
+        let of_prompt =
+            (part.first..part.first + part.n_tokens).map_while(|i| self.context.logits(i));
+        job.prompt_logits(from, of_prompt);
         let Some(output) = part.output else { return };
+        let is_prompt = !job.is_generating();
         let next = match self.context.logits(output) {
             Some(logits) => job.advance(logits, &self.tokenizer),
             None => Err(EngineError::NotANumber {
                 n_tokens: job.input.len(),
             }),
         };
+        if is_prompt {
+            self.persist(part.slot);
+        }
         match next {
             Ok(Next::Compute) => {}
             Ok(Next::Stop(reason)) => self.end(part.slot, |job| job.finish(reason)),

@@ -6,6 +6,8 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::answer::{Answer, channel};
+use super::constrain::Matcher;
+use super::disk::{Disk, PrefixCache};
 use super::error::EngineError;
 use super::inbox::{Inbox, Waiting};
 use super::request::Request;
@@ -14,7 +16,7 @@ use super::tokenize::Tokenizer;
 use crate::llama::Context;
 
 /// How an engine treats its requests.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct EngineParams {
     /// The most requests that wait; one more is refused at once.
     pub n_queue: usize,
@@ -23,6 +25,8 @@ pub struct EngineParams {
     /// The most tokens of prompts that are computed in one batch with others' next tokens: who generates
     /// waits no longer than for so many tokens. Without others, prompts fill the batch.
     pub n_prefill: usize,
+    /// Starts of prompts on disk. Not for models whose state cannot be cut into parts.
+    pub prefix_cache: Option<Arc<PrefixCache>>,
 }
 
 impl Default for EngineParams {
@@ -31,7 +35,23 @@ impl Default for EngineParams {
             n_queue: 64,
             n_events: 256,
             n_prefill: 64,
+            prefix_cache: None,
         }
+    }
+}
+
+/// A request that was checked, with its answer's form compiled.
+#[derive(Debug)]
+pub struct Prepared {
+    request: Request,
+    constraint: Option<Matcher>,
+}
+
+impl Prepared {
+    /// Tokens of the prompt.
+    #[must_use]
+    pub fn n_prompt(&self) -> usize {
+        self.request.prompt.len()
     }
 }
 
@@ -76,7 +96,7 @@ impl Engine {
     ///
     /// Setting the context's stop flag ends all requests, running and waiting, with
     /// [`StopReason::Interrupted`](super::StopReason::Interrupted), within a fraction of a token. The flag
-    /// is the caller's to clear.
+    /// is the caller's to clear. `disk`: where starts of prompts are kept, and under which keys.
     ///
     /// # Errors
     /// When the thread does not start.
@@ -85,6 +105,7 @@ impl Engine {
         tokenizer: Tokenizer,
         n_ctx: usize,
         params: &EngineParams,
+        disk: Option<Disk>,
     ) -> Result<Self, EngineError> {
         let n_ctx = n_ctx.min(context.n_ctx());
         let inbox = Arc::new(Inbox::new(params.n_queue));
@@ -93,7 +114,7 @@ impl Engine {
         let thread = {
             let (inbox, tokenizer) = (Arc::clone(&inbox), tokenizer.clone());
             start(Arc::clone(&inbox), move || {
-                Scheduler::new(context, tokenizer, inbox, n_ctx, n_prefill).run();
+                Scheduler::new(context, tokenizer, inbox, n_ctx, n_prefill, disk).run();
             })?
         };
         Ok(Engine {
@@ -112,8 +133,44 @@ impl Engine {
     /// # Errors
     /// At once, when the queue is full or the request could never be answered; see [`EngineError`].
     pub fn submit(&self, request: Request) -> Result<Answer, EngineError> {
+        let prepared = self.prepare(request)?;
+        self.start(prepared)
+    }
+
+    /// The first half of [`Engine::submit`]: refuses what could never be answered, and compiles the answer's
+    /// form, which may take a while.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    pub fn prepare(&self, request: Request) -> Result<Prepared, EngineError> {
         request.check(self.tokenizer.model().n_vocab(), self.n_ctx)?;
-        submit(&self.inbox, self.n_events, request)
+        // On the caller's thread: it must not hold up the others' tokens.
+        let constraint = match &request.constraint {
+            Some(constraint) => Some(self.tokenizer.constraints()?.compile(constraint)?),
+            None => None,
+        };
+        Ok(Prepared {
+            request,
+            constraint,
+        })
+    }
+
+    /// The second half, which takes no time.
+    ///
+    /// # Errors
+    /// When the queue is full, or the engine has ended.
+    pub fn start(&self, prepared: Prepared) -> Result<Answer, EngineError> {
+        let Prepared {
+            request,
+            constraint,
+        } = prepared;
+        submit(&self.inbox, self.n_events, request, constraint)
+    }
+
+    /// Why the engine accepts nothing any more: its thread has ended.
+    #[must_use]
+    pub fn failure(&self) -> Option<EngineError> {
+        self.inbox.failure()
     }
 
     /// The model's tokenizer.
@@ -147,10 +204,16 @@ impl Drop for Engine {
     }
 }
 
-fn submit(inbox: &Arc<Inbox>, n_events: usize, request: Request) -> Result<Answer, EngineError> {
+fn submit(
+    inbox: &Arc<Inbox>,
+    n_events: usize,
+    request: Request,
+    constraint: Option<Matcher>,
+) -> Result<Answer, EngineError> {
     let (sender, answer) = channel(n_events, Arc::clone(inbox));
     inbox.push(Waiting {
         request,
+        constraint,
         sender,
         since: Instant::now(),
     })?;
@@ -190,7 +253,7 @@ mod tests {
     #[test]
     fn a_panic_ends_all_answers_with_an_error() {
         let inbox = Arc::new(Inbox::new(8));
-        let ask = || submit(&inbox, 8, Request::new(vec![1]));
+        let ask = || submit(&inbox, 8, Request::new(vec![1]), None);
         let (running, waiting) = (ask().unwrap(), ask().unwrap());
         let engine = Arc::clone(&inbox);
         let thread = start(Arc::clone(&inbox), move || {
@@ -211,7 +274,7 @@ mod tests {
     #[test]
     fn a_full_queue_refuses_and_a_cancelled_request_leaves_it() {
         let inbox = Arc::new(Inbox::new(2));
-        let ask = || submit(&inbox, 8, Request::new(vec![1]));
+        let ask = || submit(&inbox, 8, Request::new(vec![1]), None);
         let (first, _second) = (ask().unwrap(), ask().unwrap());
         assert!(matches!(
             ask(),

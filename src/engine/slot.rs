@@ -8,7 +8,7 @@ use super::error::EngineError;
 use super::inbox::Waiting;
 use super::logprobs::TokenLogprobs;
 use super::request::{Finished, Limits, Piece, Stats, StopReason};
-use super::sample::Sampler;
+use super::sample::{Choice, NoChoice, Sampler};
 use super::stop::StopStrings;
 use super::stream::TextStream;
 use super::tokenize::Tokenizer;
@@ -49,6 +49,7 @@ pub struct Job {
     stops: StopStrings,
     limits: Limits,
     logprobs: Option<usize>,
+    prompt_logprobs: Option<usize>,
     prompt: Vec<TokenId>,
     /// What must be in the context before the next token can be chosen: the prompt (the start token
     /// where the prompt went through an encoder) and the tokens generated so far.
@@ -75,12 +76,13 @@ impl Job {
     pub fn new(waiting: Waiting, start: Option<TokenId>, n_vocab: usize, n_ctx: usize) -> Self {
         let Waiting {
             request,
+            constraint,
             sender,
             since,
         } = waiting;
         let started = Instant::now();
         let input = start.map_or_else(|| request.prompt.clone(), |start| vec![start]);
-        let mut sampler = Sampler::new(&request.sampling, n_vocab);
+        let mut sampler = Sampler::new(&request.sampling, n_vocab, constraint);
         sampler.remember(&request.prompt);
         Job {
             sender,
@@ -89,6 +91,8 @@ impl Job {
             stops: StopStrings::new(request.stop),
             limits: request.limits,
             logprobs: request.logprobs,
+            // An encoder's prompt has no logits.
+            prompt_logprobs: request.prompt_logprobs.filter(|_| start.is_none()),
             n_cells: request.limits.n_cells(input.len(), n_ctx),
             n_ctx,
             stats: Stats {
@@ -114,13 +118,43 @@ impl Job {
     }
 
     /// Says how many of the input's tokens were in the context already.
-    pub fn set_cached(&mut self, n_cached: usize) {
+    pub fn set_cached(&mut self, n_cached: usize, n_from_disk: usize) {
         self.stats.n_cached = n_cached;
+        self.stats.n_from_disk = n_from_disk;
     }
 
     /// Whether the prompt has been computed.
     pub fn is_generating(&self) -> bool {
         self.prompt_done.is_some()
+    }
+
+    /// Whether nothing of the prompt may be taken from elsewhere.
+    pub fn computes_all(&self) -> bool {
+        self.prompt_logprobs.is_some()
+    }
+
+    /// Whether the logits after this token of the input are wanted: those that choose the next token, and,
+    /// where the prompt's logprobs are asked for, those after each of its tokens.
+    pub fn wants_logits(&self, at: usize) -> bool {
+        let of_prompt = self.prompt_logprobs.is_some() && at + 1 < self.prompt.len();
+        at + 1 == self.input.len() || of_prompt
+    }
+
+    /// Sends the logprobs of the prompt's tokens from `from + 1` on; `logits` are those after token `from` and
+    /// those that follow it.
+    pub fn prompt_logits<'a>(&self, from: usize, logits: impl Iterator<Item = &'a [f32]>) {
+        let Some(n_top) = self.prompt_logprobs else {
+            return;
+        };
+        let next = self.prompt.get(from + 1..).unwrap_or_default();
+        let all: Vec<_> = next
+            .iter()
+            .zip(logits)
+            .map(|(&token, logits)| TokenLogprobs::new(logits, token, n_top))
+            .collect();
+        if !all.is_empty() {
+            self.sender.send_prompt(all);
+        }
     }
 
     /// Chooses a token by the logits that follow the input, and sends what it adds to the text.
@@ -131,14 +165,20 @@ impl Job {
         }
         let ignore_end = self.limits.ignore_end;
         let allowed = |token| !ignore_end || !tokenizer.is_end(token);
-        let Some(token) = self.sampler.choose(logits, allowed) else {
-            return Err(EngineError::NotANumber {
-                n_tokens: self.input.len(),
-            });
+        let token = match self.sampler.choose(logits, allowed) {
+            Ok(Choice::Token(token)) => token,
+            Ok(Choice::Complete) => return Ok(Next::Stop(StopReason::EndToken)),
+            Err(NoChoice::Constraint(error)) => return Err(error.into()),
+            Err(NoChoice::NotANumber) => {
+                return Err(EngineError::NotANumber {
+                    n_tokens: self.input.len(),
+                });
+            }
         };
         if tokenizer.is_end(token) {
             return Ok(Next::Stop(StopReason::EndToken));
         }
+        self.sampler.advance(token)?;
         self.input.push(token);
         self.stats.n_generated += 1;
         let shown = self.stops.push(&self.stream.push(&tokenizer.piece(token)));
@@ -155,6 +195,8 @@ impl Job {
             .is_some_and(|n| self.stats.n_generated >= n);
         Ok(if shown.stopped {
             Next::Stop(StopReason::StopString)
+        } else if self.sampler.is_complete() {
+            Next::Stop(StopReason::EndToken)
         } else if at_limit {
             Next::Stop(StopReason::Limit)
         } else if self.input.len() > self.n_ctx {

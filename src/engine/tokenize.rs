@@ -1,8 +1,9 @@
 //! Tokens from text, with control tokens only where they are allowed.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use super::constrain::{Compiler, ConstraintError};
 use super::template::Rendered;
 use crate::llama::{Model, TokenId, TokenizeError, VocabKind};
 
@@ -38,6 +39,8 @@ pub struct Tokenizer {
     specials: Arc<[Special]>,
     /// Tokens that end an answer, sorted.
     ends: Arc<[TokenId]>,
+    /// Made for the first constraint.
+    constraints: Arc<OnceLock<Result<Compiler, ConstraintError>>>,
 }
 
 /// Control tokens that end an answer whatever the file says: Yi's own demo stops on the first four
@@ -90,6 +93,7 @@ impl Tokenizer {
             model,
             specials: specials.into(),
             ends: ends.into(),
+            constraints: Arc::default(),
         }
     }
 
@@ -114,6 +118,15 @@ impl Tokenizer {
     #[must_use]
     pub fn is_end(&self, token: TokenId) -> bool {
         self.ends.binary_search(&token).is_ok()
+    }
+
+    /// What holds answers to a form. The first call takes some 100 ms.
+    ///
+    /// # Errors
+    /// When the vocabulary is one that llguidance cannot use.
+    pub fn constraints(&self) -> Result<&Compiler, ConstraintError> {
+        let made = self.constraints.get_or_init(|| Compiler::new(self));
+        made.as_ref().map_err(Clone::clone)
     }
 
     /// Tokenizes plain text: none of it becomes a control token. `add_special` adds the start and end

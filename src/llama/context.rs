@@ -1,6 +1,7 @@
 //! A context: the state of one or more sequences over a model, and the computation.
 
 use std::ffi::c_void;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -8,7 +9,9 @@ use std::sync::{Arc, PoisonError};
 use llama_cpp_sys_2 as sys;
 
 use super::threadpool::ThreadPool;
-use super::{Batch, CacheType, FlashAttention, MAX_THREADS, Model, TokenId, log};
+use super::{
+    Batch, CacheType, FlashAttention, MAX_THREADS, Model, Pooling, RopeParams, TokenId, log,
+};
 
 /// How to make a context.
 #[derive(Debug, Clone)]
@@ -31,6 +34,12 @@ pub struct ContextParams {
     pub type_v: CacheType,
     /// Whether attention is computed in one step.
     pub flash_attention: FlashAttention,
+    /// Rotary positions.
+    pub rope: RopeParams,
+    /// Keeps a sequence free to bring parts of the others in and out, see [`Context::save`].
+    pub can_save: bool,
+    /// `Some` makes a context that computes a vector for each sequence, and no logits.
+    pub pooling: Option<Pooling>,
 }
 
 impl Default for ContextParams {
@@ -45,11 +54,23 @@ impl Default for ContextParams {
             type_k: CacheType::F16,
             type_v: CacheType::F16,
             flash_attention: FlashAttention::Auto,
+            rope: RopeParams::default(),
+            can_save: false,
+            pooling: None,
         }
     }
 }
 
 impl ContextParams {
+    /// Whether there is a sequence beside the others.
+    fn has_spare_sequence(&self) -> bool {
+        // SAFETY: returns a constant.
+        let n_seq_limit = unsafe { sys::llama_max_parallel_sequences() };
+        // As in `check`: a batch has room for a token of each.
+        let n_batch = self.n_ubatch.min(self.n_batch) as usize;
+        self.can_save && (self.n_seq_max as usize) < n_seq_limit.min(n_batch)
+    }
+
     /// Refuses numbers out of range, and settings that exclude each other.
     ///
     /// # Errors
@@ -90,6 +111,9 @@ impl ContextParams {
                 MAX_THREADS as u64,
             )?;
         }
+        if let Some((name, value)) = self.rope.invalid() {
+            return Err(ContextError::Rope { name, value });
+        }
         if self.type_v.is_quantized() && self.flash_attention == FlashAttention::Off {
             return Err(ContextError::NeedsFlashAttention {
                 type_v: self.type_v,
@@ -114,6 +138,14 @@ pub enum ContextError {
         value: u64,
         /// The largest accepted value.
         max: u64,
+    },
+    /// A number for rotary positions that makes no sense.
+    #[error("{name} is {value}; it must be a number, and a base or a scale more than 0")]
+    Rope {
+        /// The parameter.
+        name: &'static str,
+        /// Its value.
+        value: f32,
     },
     /// Quantized values without flash attention.
     #[error("a value cache in {type_v} needs flash attention, which is off")]
@@ -168,8 +200,12 @@ pub struct Context {
     outputs: Vec<bool>,
     n_batch: usize,
     n_ubatch: usize,
+    /// Sequences for others; the spare one, where there is one, has the next number.
     n_seq_max: u32,
+    has_spare_sequence: bool,
     n_vocab: usize,
+    /// The context computes vectors, of so many numbers.
+    n_embd: Option<usize>,
 }
 
 // SAFETY: llama.cpp does not tie a context to a thread, and `&mut self` on all that computes keeps two
@@ -204,7 +240,7 @@ impl Context {
         raw.n_ctx = params.n_ctx;
         raw.n_batch = params.n_batch;
         raw.n_ubatch = params.n_ubatch.min(params.n_batch);
-        raw.n_seq_max = params.n_seq_max;
+        raw.n_seq_max = params.n_seq_max + u32::from(params.has_spare_sequence());
         // One cache for all sequences: any of them may fill it, and sharing a start costs nothing.
         raw.kv_unified = true;
         raw.n_threads = params.n_threads as i32;
@@ -213,6 +249,11 @@ impl Context {
         raw.type_v = params.type_v.raw();
         raw.flash_attn_type = params.flash_attention.number();
         raw.no_perf = true;
+        params.rope.apply(&mut raw);
+        if let Some(pooling) = params.pooling {
+            raw.embeddings = true;
+            raw.pooling_type = pooling.raw();
+        }
         raw.abort_callback = Some(should_stop);
         raw.abort_callback_data = Arc::as_ptr(&stop).cast_mut().cast();
 
@@ -244,6 +285,7 @@ impl Context {
             )
         };
         let n_vocab = model.n_vocab();
+        let n_embd = params.pooling.map(|_| model.n_embd_out());
         Ok(Context {
             context,
             _threads: threads,
@@ -253,7 +295,9 @@ impl Context {
             n_batch: n_batch as usize,
             n_ubatch: n_ubatch as usize,
             n_seq_max: params.n_seq_max,
+            has_spare_sequence: params.has_spare_sequence(),
             n_vocab,
+            n_embd,
         })
     }
 
@@ -393,7 +437,7 @@ impl Context {
     /// batch; `None` when the batch did not ask for them.
     #[must_use]
     pub fn logits(&self, i: usize) -> Option<&[f32]> {
-        if !self.outputs.get(i).copied().unwrap_or(false) {
+        if self.n_embd.is_some() || !self.outputs.get(i).copied().unwrap_or(false) {
             return None;
         }
         // SAFETY: the context is alive and entry `i` of the last batch was computed with output.
@@ -404,6 +448,22 @@ impl Context {
         // SAFETY: a non-null result points to n_vocab floats that stay in place until the next
         // computation, which needs `&mut self`.
         Some(unsafe { std::slice::from_raw_parts(logits, self.n_vocab) })
+    }
+
+    /// The vector of a sequence of the last computed batch; `None` when the context computes none, or the
+    /// batch had no such sequence.
+    #[must_use]
+    pub fn embedding(&self, sequence: u32) -> Option<&[f32]> {
+        let n_embd = self.n_embd.filter(|_| sequence < self.n_seq_max)?;
+        let sequence = i32::try_from(sequence).ok()?;
+        // SAFETY: the context is alive; for a sequence that the last batch did not have the result is null.
+        let vector = unsafe { sys::llama_get_embeddings_seq(self.context.as_ptr(), sequence) };
+        if vector.is_null() {
+            return None;
+        }
+        // SAFETY: with pooling to one vector a non-null result points to n_embd_out floats that stay in place
+        // until the next computation, which needs `&mut self`.
+        Some(unsafe { std::slice::from_raw_parts(vector, n_embd) })
     }
 
     /// Removes the tokens of a sequence from position `from` on. False when this kind of model cannot
@@ -442,6 +502,122 @@ impl Context {
                 sys::llama_memory_seq_cp(memory, from, to, 0, n);
             }
         }
+    }
+
+    /// The sequence that nobody else uses, to bring a part of one in and out; `None` where there is none.
+    fn spare_sequence(&self) -> Option<i32> {
+        let spare = i32::try_from(self.n_seq_max).ok()?;
+        self.has_spare_sequence.then_some(spare)
+    }
+
+    /// Whether a part of a sequence can be [saved](Self::save): where [`ContextParams::can_save`] asked for it,
+    /// and not where the state is that of the last token, or old tokens are forgotten (sliding windows).
+    #[must_use]
+    pub fn can_save(&self) -> bool {
+        !self.model.is_recurrent()
+            && !self.model.has_encoder()
+            && !self.model.has_sliding_window()
+            && self.spare_sequence().is_some()
+    }
+
+    /// The keys and values of some positions of a sequence, in llama.cpp's own format; `None` when they
+    /// cannot be saved.
+    pub fn save(&mut self, sequence: u32, positions: Range<usize>) -> Option<Vec<u8>> {
+        let (spare, [from, to]) = self.part(sequence, &positions)?;
+        let sequence = i32::try_from(sequence).ok()?;
+        let context = self.context.as_ptr();
+        // SAFETY: the context is alive, and all sequences, the spare one too, lie in one cache (`kv_unified`),
+        // so that sharing a part is allowed and moves no data. llama.cpp writes at most the size it was given.
+        unsafe {
+            let memory = sys::llama_get_memory(context);
+            if memory.is_null() {
+                return None;
+            }
+            sys::llama_memory_seq_rm(memory, spare, -1, -1);
+            sys::llama_memory_seq_cp(memory, sequence, spare, from, to);
+            let mut state = vec![0u8; sys::llama_state_seq_get_size(context, spare)];
+            let n = sys::llama_state_seq_get_data(context, state.as_mut_ptr(), state.len(), spare);
+            sys::llama_memory_seq_rm(memory, spare, -1, -1);
+            (n > 0 && n == state.len()).then_some(state)
+        }
+    }
+
+    /// Brings positions back that [`Context::save`] gave: `from` on are added to the sequence, those before are
+    /// passed over. Bytes from elsewhere must have been verified: llama.cpp reads them within their bounds, but
+    /// believes what they say. False, and nothing is added, when llama.cpp refuses or has no room.
+    pub fn restore(
+        &mut self,
+        state: &[u8],
+        sequence: u32,
+        positions: Range<usize>,
+        from: usize,
+    ) -> bool {
+        let Some((spare, [_, to])) = self.part(sequence, &positions) else {
+            return false;
+        };
+        let (Ok(sequence), Ok(from)) = (i32::try_from(sequence), i32::try_from(from)) else {
+            return false;
+        };
+        let context = self.context.as_ptr();
+        // SAFETY: as in `save`; llama.cpp reads at most the state's length, and removes what it had read
+        // when the state is not whole.
+        unsafe {
+            let memory = sys::llama_get_memory(context);
+            if memory.is_null() {
+                return false;
+            }
+            let n = sys::llama_state_seq_set_data(context, state.as_ptr(), state.len(), spare);
+            let is_whole = n == state.len()
+                && usize::try_from(sys::llama_memory_seq_pos_min(memory, spare))
+                    == Ok(positions.start)
+                && sys::llama_memory_seq_pos_max(memory, spare) == to - 1;
+            if is_whole {
+                sys::llama_memory_seq_cp(memory, spare, sequence, from, to);
+            }
+            sys::llama_memory_seq_rm(memory, spare, -1, -1);
+            is_whole
+        }
+    }
+
+    /// The spare sequence, and positions as llama.cpp counts them.
+    fn part(&self, sequence: u32, positions: &Range<usize>) -> Option<(i32, [i32; 2])> {
+        let from = i32::try_from(positions.start).ok()?;
+        let to = i32::try_from(positions.end).ok()?;
+        let is_valid = sequence < self.n_seq_max && from < to && self.can_save();
+        Some((self.spare_sequence().filter(|_| is_valid)?, [from, to]))
+    }
+
+    /// Whether the positions of a sequence's tokens can be changed.
+    #[must_use]
+    pub fn can_shift(&self) -> bool {
+        // SAFETY: the context is alive; the memory is null for models without one.
+        unsafe {
+            let memory = sys::llama_get_memory(self.context.as_ptr());
+            !memory.is_null() && sys::llama_memory_can_shift(memory)
+        }
+    }
+
+    /// Removes positions from the middle of a sequence and moves those after them down. Its tokens must not
+    /// be shared with other sequences, whose positions would move, too. False when this kind of model cannot.
+    pub fn shift(&mut self, sequence: u32, positions: Range<usize>) -> bool {
+        let in_range = sequence < self.n_seq_max && positions.start < positions.end;
+        let (Ok(sequence), Ok(from), Ok(to), true) = (
+            i32::try_from(sequence),
+            i32::try_from(positions.start),
+            i32::try_from(positions.end),
+            in_range && self.can_shift(),
+        ) else {
+            return false;
+        };
+        // SAFETY: the context is alive and its memory, which is not null (`can_shift`), allows it.
+        unsafe {
+            let memory = sys::llama_get_memory(self.context.as_ptr());
+            if !sys::llama_memory_seq_rm(memory, sequence, from, to) {
+                return false;
+            }
+            sys::llama_memory_seq_add(memory, sequence, to, -1, from - to);
+        }
+        true
     }
 
     /// Removes all tokens.

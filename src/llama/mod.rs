@@ -21,7 +21,7 @@ pub use batch::Batch;
 pub use context::{Context, ContextError, ContextParams, DecodeError, all_logits};
 pub use model::{LoadError, LoadParams, Model, Progress, Source};
 pub use repack::{Repack, can_repack};
-pub use settings::{CacheType, FlashAttention};
+pub use settings::{CacheType, FlashAttention, Pooling, RopeParams, RopeScaling};
 pub use vocab::{TokenAttributes, TokenizeError, VocabKind};
 
 /// A token's number in the vocabulary; llama.cpp uses -1 for none, which never appears here.

@@ -182,6 +182,14 @@ impl Model {
         usize::try_from(n).unwrap_or(0)
     }
 
+    /// Numbers in a token's vector as the model gives it out.
+    #[must_use]
+    pub fn n_embd_out(&self) -> usize {
+        // SAFETY: the model is loaded.
+        let n = unsafe { sys::llama_model_n_embd_out(self.model.as_ptr()) };
+        usize::try_from(n).unwrap_or(0)
+    }
+
     /// llama.cpp's description of architecture, size and type: `llama 34B Q4_K - Medium`.
     #[must_use]
     pub fn description(&self) -> String {
@@ -224,6 +232,13 @@ impl Model {
             sys::llama_model_is_recurrent(self.model.as_ptr())
                 || sys::llama_model_is_hybrid(self.model.as_ptr())
         }
+    }
+
+    /// Whether some layers see the last tokens only, and forget the others.
+    #[must_use]
+    pub fn has_sliding_window(&self) -> bool {
+        // SAFETY: the model is loaded.
+        unsafe { sys::llama_model_n_swa(self.model.as_ptr()) != 0 }
     }
 
     /// Whether the prompt goes through an encoder (T5 and its kin).

@@ -120,3 +120,146 @@ impl FromStr for FlashAttention {
         }
     }
 }
+
+/// How the vectors of an input's tokens become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// The first token's.
+    Cls,
+    /// The last token's.
+    Last,
+}
+
+impl Pooling {
+    /// The pooling with llama.cpp's number, as files have it; `None` for the others.
+    #[must_use]
+    pub fn from_number(number: u64) -> Option<Self> {
+        [Pooling::Mean, Pooling::Cls, Pooling::Last]
+            .into_iter()
+            .find(|pooling| u64::try_from(pooling.raw()) == Ok(number))
+    }
+
+    pub(super) const fn raw(self) -> sys::llama_pooling_type {
+        match self {
+            Pooling::Mean => sys::LLAMA_POOLING_TYPE_MEAN,
+            Pooling::Cls => sys::LLAMA_POOLING_TYPE_CLS,
+            Pooling::Last => sys::LLAMA_POOLING_TYPE_LAST,
+        }
+    }
+}
+
+impl FromStr for Pooling {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "mean" => Ok(Pooling::Mean),
+            "cls" => Ok(Pooling::Cls),
+            "last" => Ok(Pooling::Last),
+            _ => Err("it is mean, cls or last".to_owned()),
+        }
+    }
+}
+
+/// How positions beyond those of the training are made to fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopeScaling {
+    /// Not at all.
+    None,
+    /// All positions closer together.
+    Linear,
+    /// `YaRN`: each frequency by its own factor.
+    Yarn,
+}
+
+impl RopeScaling {
+    const fn raw(self) -> sys::llama_rope_scaling_type {
+        match self {
+            RopeScaling::None => sys::LLAMA_ROPE_SCALING_TYPE_NONE,
+            RopeScaling::Linear => sys::LLAMA_ROPE_SCALING_TYPE_LINEAR,
+            RopeScaling::Yarn => sys::LLAMA_ROPE_SCALING_TYPE_YARN,
+        }
+    }
+}
+
+impl FromStr for RopeScaling {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(RopeScaling::None),
+            "linear" => Ok(RopeScaling::Linear),
+            "yarn" => Ok(RopeScaling::Yarn),
+            _ => Err("it is none, linear or yarn".to_owned()),
+        }
+    }
+}
+
+/// Rotary positions; what is `None` is as the file says.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct RopeParams {
+    /// How positions are scaled.
+    pub scaling: Option<RopeScaling>,
+    /// The base of the frequencies.
+    pub freq_base: Option<f32>,
+    /// The factor of all positions: 0.25 makes a context four times as long.
+    pub freq_scale: Option<f32>,
+    /// `YaRN`'s mix of extrapolation and interpolation.
+    pub yarn_ext_factor: Option<f32>,
+    /// `YaRN`'s factor of the attention's magnitude.
+    pub yarn_attn_factor: Option<f32>,
+    /// `YaRN`'s lower end of the dimensions that are corrected.
+    pub yarn_beta_fast: Option<f32>,
+    /// `YaRN`'s upper end.
+    pub yarn_beta_slow: Option<f32>,
+    /// Tokens that the model was trained with before it was stretched.
+    pub yarn_orig_ctx: Option<u32>,
+}
+
+impl RopeParams {
+    /// The first number that makes no sense: its name and value.
+    pub(super) fn invalid(&self) -> Option<(&'static str, f32)> {
+        let positive = [
+            ("the RoPE base", self.freq_base),
+            ("the RoPE scale", self.freq_scale),
+        ];
+        let finite = [
+            ("YaRN's mix", self.yarn_ext_factor),
+            ("YaRN's attention factor", self.yarn_attn_factor),
+            ("YaRN's beta fast", self.yarn_beta_fast),
+            ("YaRN's beta slow", self.yarn_beta_slow),
+        ];
+        let positive = positive
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .find(|(_, value)| !value.is_finite() || *value <= 0.0);
+        let finite = finite
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .find(|(_, value)| !value.is_finite());
+        positive.or(finite)
+    }
+
+    pub(super) fn apply(&self, raw: &mut sys::llama_context_params) {
+        if let Some(scaling) = self.scaling {
+            raw.rope_scaling_type = scaling.raw();
+        }
+        for (field, value) in [
+            (&mut raw.rope_freq_base, self.freq_base),
+            (&mut raw.rope_freq_scale, self.freq_scale),
+            (&mut raw.yarn_ext_factor, self.yarn_ext_factor),
+            (&mut raw.yarn_attn_factor, self.yarn_attn_factor),
+            (&mut raw.yarn_beta_fast, self.yarn_beta_fast),
+            (&mut raw.yarn_beta_slow, self.yarn_beta_slow),
+        ] {
+            if let Some(value) = value {
+                *field = value;
+            }
+        }
+        if let Some(n) = self.yarn_orig_ctx {
+            raw.yarn_orig_ctx = n;
+        }
+    }
+}

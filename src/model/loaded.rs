@@ -8,11 +8,12 @@ use std::sync::atomic::AtomicBool;
 use yi_quantize::threads::Processors;
 
 use super::{Check, ModelFile};
+use crate::engine::disk::{Disk, Root};
 use crate::engine::template::ChatTemplate;
 use crate::engine::tokenize::Tokenizer;
-use crate::engine::{Engine, EngineParams};
+use crate::engine::{Embedder, Engine, EngineParams};
 use crate::error::Error;
-use crate::llama::{self, ContextParams, LoadParams, MAX_THREADS, Progress};
+use crate::llama::{self, ContextParams, LoadParams, MAX_THREADS, Pooling, Progress};
 
 /// A checked and loaded model with its tokenizer.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ impl Model {
     /// Checks a GGUF file and loads it as suits this machine, see [`ModelFile::load_params`].
     ///
     /// # Errors
-    /// When the file is not valid, llama.cpp does not load it, or it cannot generate text.
+    /// When the file is not valid, or llama.cpp does not load it.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let file = ModelFile::open(path.as_ref(), Check::Model)?;
         let params = file.load_params()?;
@@ -36,7 +37,7 @@ impl Model {
     /// Loads a checked file.
     ///
     /// # Errors
-    /// When its weights do not fit into memory, llama.cpp does not load it, or it cannot generate text.
+    /// When its weights do not fit into memory, or llama.cpp does not load it.
     /// [`ModelFile::check_settings`] tells before whether a context fits beside them, too.
     pub fn load(
         file: ModelFile,
@@ -44,11 +45,6 @@ impl Model {
         progress: &mut Progress<'_>,
     ) -> Result<Self, Error> {
         let loaded = file.load(params, progress)?;
-        if !loaded.has_decoder() {
-            return Err(Error::NoDecoder {
-                path: file.path().to_owned(),
-            });
-        }
         let tokenizer = file.tokenizer(Arc::clone(&loaded))?;
         Ok(Model {
             file,
@@ -99,16 +95,111 @@ impl Model {
     /// [`ContextParams::n_ctx`] tokens. `stop` interrupts them, see [`Engine::new`].
     ///
     /// # Errors
-    /// When the context does not fit into memory, or a number is out of range.
+    /// When the model cannot write text, the context does not fit into memory, or a number is out of range.
     pub fn engine(
         &self,
         context: &ContextParams,
         params: &EngineParams,
         stop: Arc<AtomicBool>,
     ) -> Result<Engine, Error> {
+        if !self.loaded.has_decoder() {
+            return Err(Error::NoDecoder {
+                path: self.file.path().to_owned(),
+            });
+        }
         let n_ctx = context.n_ctx as usize;
-        let context = self.file.context(Arc::clone(&self.loaded), context, stop)?;
+        let disk = match &params.prefix_cache {
+            Some(cache) => Some(Disk {
+                cache: Arc::clone(cache),
+                root: self.prefix_root(context)?,
+            }),
+            None => None,
+        };
+        let context = ContextParams {
+            can_save: disk.is_some(),
+            ..context.clone()
+        };
+        let context = self
+            .file
+            .context(Arc::clone(&self.loaded), &context, stop)?;
         let tokenizer = self.tokenizer.clone();
-        Ok(Engine::new(context, tokenizer, n_ctx, params)?)
+        Ok(Engine::new(context, tokenizer, n_ctx, params, disk)?)
+    }
+
+    /// All that the keys and values of a prompt depend on.
+    fn prefix_root(&self, context: &ContextParams) -> Result<Root, Error> {
+        let file = self.file.fingerprint().map_err(|source| Error::Read {
+            name: self.file.path().display().to_string(),
+            source,
+        })?;
+        let ContextParams {
+            type_k,
+            type_v,
+            flash_attention,
+            rope,
+            ..
+        } = context;
+        let llama = llama::version();
+        let settings = format!(
+            "{llama} {type_k} {type_v} {} {rope:?}",
+            flash_attention.name()
+        );
+        Ok(Root::new(&file, &settings))
+    }
+
+    /// Makes a context that computes vectors. It shares the weights; an engine may run beside it.
+    ///
+    /// # Errors
+    /// When the model gives no vectors, the context does not fit into memory, or a number is out of range.
+    pub fn embedder(&self, params: &EmbedParams, stop: Arc<AtomicBool>) -> Result<Embedder, Error> {
+        if self.loaded.has_encoder() && self.loaded.has_decoder() {
+            return Err(Error::NoEmbeddings {
+                path: self.file.path().to_owned(),
+            });
+        }
+        let pooling = params.pooling.or_else(|| self.file.pooling());
+        let n_ctx = params.n_ctx.max(1);
+        let context = ContextParams {
+            n_ctx,
+            // An input's tokens are pooled only where they are computed together.
+            n_batch: n_ctx,
+            n_ubatch: n_ctx,
+            n_seq_max: n_ctx.min(MAX_INPUTS_AT_ONCE),
+            pooling: Some(pooling.unwrap_or(Pooling::Mean)),
+            n_threads: params.n_threads,
+            n_threads_batch: params.n_threads,
+            ..ContextParams::default()
+        };
+        let context = self
+            .file
+            .context(Arc::clone(&self.loaded), &context, stop)?;
+        Ok(Embedder::new(context, n_ctx as usize))
+    }
+
+    /// Inputs of up to 2048 tokens, or as many as the model was trained with, and the threads that suit this
+    /// machine.
+    #[must_use]
+    pub fn embed_params(&self) -> EmbedParams {
+        EmbedParams {
+            n_ctx: self.file.n_ctx_train().clamp(1, DEFAULT_INPUT_TOKENS),
+            pooling: None,
+            n_threads: self.context_params().n_threads,
+        }
     }
 }
+
+/// How to compute vectors.
+#[derive(Debug, Clone)]
+pub struct EmbedParams {
+    /// The most tokens of one input. The memory to compute grows with it.
+    pub n_ctx: u32,
+    /// How an input's tokens become one vector; `None` = as the file says, or their mean.
+    pub pooling: Option<Pooling>,
+    /// Threads.
+    pub n_threads: usize,
+}
+
+/// The most inputs that are computed at once.
+const MAX_INPUTS_AT_ONCE: u32 = 64;
+/// llama-embedding's default.
+const DEFAULT_INPUT_TOKENS: u32 = 2048;

@@ -4,5 +4,6 @@
 pub mod architectures;
 #[path = "../../quantize/tests/util/mod.rs"]
 pub mod checkpoint;
+pub mod http;
 pub mod models;
 pub mod program;

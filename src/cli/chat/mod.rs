@@ -11,7 +11,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::args::{ModelArgs, SamplingArgs};
+use super::args::ModelArgs;
+use super::sampling::{ConstraintArgs, SamplingArgs};
 use super::{input, setup};
 use crate::engine::template::CHATML;
 use crate::error::Error;
@@ -33,6 +34,8 @@ pub struct ChatArgs {
     chat_template_file: Option<PathBuf>,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    constraint: ConstraintArgs,
     /// Print one JSON object a line for each answer, when it is done
     #[arg(long)]
     json: bool,
@@ -45,6 +48,7 @@ pub fn run(args: &ChatArgs) -> Result<(), Error> {
         (None, Some(path)) => Some(input::read_text(path)?),
         (None, None) => None,
     };
+    let constraint = args.constraint.read()?;
     let ready = setup::ready(&args.model, |file| {
         if instead.is_none() && file.metadata().str("tokenizer.chat_template")?.is_none() {
             return Err(Error::NoChatTemplate {
@@ -61,6 +65,7 @@ pub fn run(args: &ChatArgs) -> Result<(), Error> {
         template,
         params,
         args.sampling.limits(),
+        constraint,
         args.sampling.fixed_seed().is_some(),
     );
     if let Some(system) = &args.system {

@@ -1,0 +1,75 @@
+//! What tells a model's file from any other.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::time::SystemTime;
+
+use sha2::{Digest as _, Sha256};
+
+use super::ModelFile;
+
+/// Places of each file that are read.
+const N_SAMPLES: u64 = 64;
+/// Bytes that are read at each of them.
+const SAMPLE_BYTES: usize = 4096;
+
+impl ModelFile {
+    /// A digest of each part's size, time of last change, start and samples from all over it. Reading all of a
+    /// large model would take as long as loading it; a file that is changed gets another time, and another
+    /// model differs nearly everywhere.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn fingerprint(&self) -> io::Result<[u8; 32]> {
+        let mut digest = Sha256::new();
+        for (path, file) in &self.files {
+            let about = file.metadata()?;
+            let since_1970 = about
+                .modified()?
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default();
+            digest.update(about.len().to_le_bytes());
+            digest.update(since_1970.as_nanos().to_le_bytes());
+            let mut sample = vec![0; SAMPLE_BYTES];
+            for i in 0..N_SAMPLES {
+                let at = about.len() / N_SAMPLES * i;
+                let n = read_at(file, path, at, &mut sample)?;
+                digest.update((n as u64).to_le_bytes());
+                digest.update(&sample[..n]);
+            }
+        }
+        Ok(digest.finalize().into())
+    }
+}
+
+/// Reads without moving the position that llama.cpp's stream shares.
+#[cfg(unix)]
+fn read_at(file: &File, _path: &Path, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
+    use std::os::unix::fs::FileExt as _;
+    let mut n = 0;
+    while n < bytes.len() {
+        match file.read_at(&mut bytes[n..], at + n as u64) {
+            Ok(0) => break,
+            Ok(more) => n += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(n)
+}
+
+#[cfg(not(unix))]
+fn read_at(_file: &File, path: &Path, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(at))?;
+    let mut n = 0;
+    while n < bytes.len() {
+        match file.read(&mut bytes[n..])? {
+            0 => break,
+            more => n += more,
+        }
+    }
+    Ok(n)
+}

@@ -1,0 +1,204 @@
+//! What all requests share.
+
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Semaphore, watch};
+
+use super::access::Caller;
+use super::access::guard::Guard;
+use super::access::limits::Meter;
+use super::admit::{Admission, Full, Place};
+use super::api_error::ApiError;
+use super::audit::Audit;
+use super::metrics::Metrics;
+use super::settings::{BODIES_AT_ONCE, Settings};
+use super::tools::CallFormat;
+use crate::engine::sample::SamplingParams;
+use crate::engine::template::ChatTemplate;
+use crate::engine::{Embedder, Engine, EngineError};
+
+/// A model that is ready to answer.
+#[derive(Debug)]
+pub struct Served {
+    /// What clients call it.
+    pub id: String,
+    /// When it was loaded, in seconds since 1970.
+    pub created: u64,
+    /// The engine over it.
+    pub engine: Engine,
+    /// Its chat template, or why there is none.
+    pub template: Result<ChatTemplate, String>,
+    /// How to choose tokens where a request does not say.
+    pub sampling: SamplingParams,
+    /// Requests at once.
+    pub n_parallel: usize,
+    /// Tokens that one request may have, prompt and answer together.
+    pub n_ctx: usize,
+    /// Tokens that the model was trained with.
+    pub n_ctx_train: usize,
+    /// Number of its weights.
+    pub n_params: u64,
+    /// Bytes of its weights.
+    pub n_bytes: u64,
+    /// The file's SHA-256, where the audit log wants it.
+    pub sha256: Option<String>,
+    /// For vectors, where they are wanted.
+    pub embedder: Option<Mutex<Embedder>>,
+    /// How the chat template writes calls of tools, where it has a place for tools.
+    pub calls: Option<CallFormat>,
+    /// The chat template's source.
+    pub template_source: Option<String>,
+}
+
+impl Served {
+    /// The most tokens of an answer: as asked for, or as many as a slot's share of the context leaves.
+    ///
+    /// # Errors
+    /// When prompt and answer do not fit; nothing is cut in silence.
+    pub fn n_predict(
+        &self,
+        asked: Option<usize>,
+        n_prompt: usize,
+        caller: &Caller,
+    ) -> Result<usize, ApiError> {
+        let most = caller.limits.context.map_or(usize::MAX, |n| n as usize);
+        let n_ctx = self.n_ctx.min(most);
+        let too_long = || EngineError::ContextLengthExceeded {
+            n_prompt,
+            n_predict: asked,
+            n_ctx,
+        };
+        if n_prompt >= n_ctx {
+            return Err(too_long().into());
+        }
+        let room = n_ctx - n_prompt;
+        match asked {
+            Some(n) if n > room + 1 => Err(too_long().into()),
+            Some(n) => Ok(n),
+            None => {
+                let share = self.engine.n_ctx() / self.n_parallel;
+                Ok(match share.checked_sub(n_prompt) {
+                    Some(left) if left > 0 => left.min(room),
+                    // Longer than a fair share: it gets what there is, and may have to wait for it.
+                    _ => room,
+                })
+            }
+        }
+    }
+}
+
+/// Where the server is between its start and its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// It accepts requests.
+    Open,
+    /// It ends those that it has.
+    Draining,
+    /// It ends all of them.
+    Closed,
+}
+
+/// Waits until a phase has begun, and keeps no lock on it.
+pub async fn reached(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
+    if phase.wait_for(|phase| *phase >= wanted).await.is_err() {
+        // The sender is a part of the state that all requests share.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// All state.
+#[derive(Debug)]
+pub struct App {
+    pub settings: Settings,
+    pub guard: Guard,
+    pub meter: Arc<Meter>,
+    pub admission: Arc<Admission>,
+    pub metrics: Metrics,
+    pub audit: Option<Audit>,
+    /// Room for bodies that are being read, in KiB.
+    pub bodies: Arc<Semaphore>,
+    pub phase: watch::Sender<Phase>,
+    /// Names that the Host header may have; `None` = any.
+    pub hosts: Option<Vec<String>>,
+    model: OnceLock<Served>,
+}
+
+impl App {
+    pub fn new(
+        settings: Settings,
+        guard: Guard,
+        audit: Option<Audit>,
+        hosts: Option<Vec<String>>,
+        n_parallel: usize,
+    ) -> Self {
+        let room_kib = BODIES_AT_ONCE * settings.bounds.body_bytes.div_ceil(1024);
+        App {
+            admission: Admission::new(n_parallel, settings.n_queue),
+            settings,
+            guard,
+            meter: Arc::default(),
+            metrics: Metrics::default(),
+            audit,
+            bodies: Arc::new(Semaphore::new(room_kib.min(Semaphore::MAX_PERMITS))),
+            phase: watch::Sender::new(Phase::Open),
+            hosts,
+            model: OnceLock::new(),
+        }
+    }
+
+    /// Opens for requests.
+    pub fn set_model(&self, model: Served) {
+        // Only one is ever loaded.
+        let _ = self.model.set(model);
+    }
+
+    /// The model, once it is loaded.
+    pub fn model(&self) -> Result<&Served, ApiError> {
+        self.model
+            .get()
+            .ok_or_else(|| ApiError::unavailable("the model is being loaded", "model_loading", 1))
+    }
+
+    /// The model of that name; without a name the only one.
+    pub fn model_named(&self, name: Option<&str>) -> Result<&Served, ApiError> {
+        let model = self.model()?;
+        match name {
+            Some(name) if name != model.id => Err(ApiError::no_model(name, &model.id)),
+            _ => Ok(model),
+        }
+    }
+
+    /// Whether it takes requests.
+    pub fn check_open(&self) -> Result<(), ApiError> {
+        if *self.phase.borrow() == Phase::Open {
+            Ok(())
+        } else {
+            Err(ApiError::shutting_down())
+        }
+    }
+
+    /// Takes a place in the queue.
+    pub fn enter(&self, caller: &Caller) -> Result<Place, ApiError> {
+        self.admission.enter(&caller.id).map_err(
+            |Full {
+                 n_waiting,
+                 retry_after_s,
+             }| ApiError::queue_full(n_waiting, retry_after_s),
+        )
+    }
+}
+
+/// Seconds since 1970.
+pub fn unix_time() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// A name that nobody guesses: the prefix and 96 random bits.
+pub fn random_id(prefix: &str) -> String {
+    let mut bytes = [0; 12];
+    // Without random numbers there would be no keys and no sampling either; ids may then repeat.
+    let _ = getrandom::fill(&mut bytes);
+    format!("{prefix}{}", super::access::key::hex(&bytes))
+}

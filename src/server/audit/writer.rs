@@ -1,0 +1,182 @@
+//! Records come from everywhere; one thread writes them, many at a time where many come.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::digest::Salt;
+use super::log::Log;
+use super::{AuditError, Entry, Event};
+use crate::server::settings::{AuditSettings, Sync};
+
+/// How long refused requests are counted before there is a record of them.
+const DENIED_EVERY: Duration = Duration::from_secs(1);
+/// Records that may wait for the disk; with more of them, no request is accepted.
+const MAX_WAITING: usize = 10_000;
+
+/// The audit log of a running server.
+#[derive(Debug)]
+pub struct Audit {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    salt: Option<Salt>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    arrived: Condvar,
+    denied: AtomicU64,
+    n_written: AtomicU64,
+    failed: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    events: Vec<Event>,
+    closed: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Audit {
+    /// Opens the log and starts to write.
+    ///
+    /// # Errors
+    /// When the log cannot be written to, or what it holds is broken.
+    pub fn open(settings: &AuditSettings) -> Result<Self, AuditError> {
+        let log = Log::open(&settings.path, settings.rotate_bytes)?;
+        let salt = settings
+            .digests
+            .then(|| Salt::read_or_make(&settings.path))
+            .transpose()?;
+        let shared = Arc::new(Shared::default());
+        let sync = settings.sync;
+        let thread = {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name("audit".to_owned())
+                .spawn(move || write(&shared, log, sync))
+                .map_err(|source| AuditError::Io {
+                    path: settings.path.clone(),
+                    source,
+                })?
+        };
+        Ok(Audit {
+            shared,
+            thread: Mutex::new(Some(thread)),
+            salt,
+        })
+    }
+
+    /// Adds a record. It does not wait for the disk.
+    pub fn write(&self, entry: Entry) {
+        self.shared.lock().events.push(Event::Request(entry));
+        self.shared.arrived.notify_one();
+    }
+
+    /// Counts a request without a valid key. There is one record for all of a second: whoever has no key must
+    /// not be able to fill the disk.
+    pub fn denied(&self) {
+        self.shared.denied.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether records can be written: without them, nothing is to be answered.
+    pub fn is_working(&self) -> bool {
+        !self.shared.failed.load(Ordering::Relaxed) && self.shared.lock().events.len() < MAX_WAITING
+    }
+
+    /// Records written so far.
+    pub fn n_written(&self) -> u64 {
+        self.shared.n_written.load(Ordering::Relaxed)
+    }
+
+    /// The salt for digests, where they are wanted.
+    pub fn salt(&self) -> Option<&Salt> {
+        self.salt.as_ref()
+    }
+
+    /// Writes what is left and ends the log.
+    pub fn close(&self) {
+        self.shared.lock().closed = true;
+        self.shared.arrived.notify_one();
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take() {
+            // If it panicked, the log has no end record, which is what then is true.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Audit {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn write(shared: &Shared, mut log: Log, sync: Sync) {
+    struct Failed<'a>(&'a Shared, bool);
+    impl Drop for Failed<'_> {
+        fn drop(&mut self) {
+            self.0.failed.store(!self.1, Ordering::Relaxed);
+        }
+    }
+    let mut failed = Failed(shared, false);
+    let mut synced = Instant::now();
+    let mut is_dirty = false;
+    loop {
+        let tick = match sync {
+            Sync::Every(time) if is_dirty => DENIED_EVERY.min(time),
+            _ => DENIED_EVERY,
+        };
+        let mut state = shared.lock();
+        if state.events.is_empty() && !state.closed {
+            let waited = shared.arrived.wait_timeout(state, tick);
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        let mut events = std::mem::take(&mut state.events);
+        let closed = state.closed;
+        drop(state);
+        let count = shared.denied.swap(0, Ordering::Relaxed);
+        let time = Timestamp::now();
+        if count > 0 {
+            events.push(Event::Denied { time, count });
+        }
+        if closed {
+            events.push(Event::Stop { time });
+        }
+        if !events.is_empty() {
+            if let Err(error) = log.append(&events) {
+                tracing::error!(%error, "no request is accepted any more");
+                return;
+            }
+            shared
+                .n_written
+                .fetch_add(events.len() as u64, Ordering::Relaxed);
+            is_dirty = true;
+        }
+        let is_due = match sync {
+            Sync::Always => true,
+            Sync::Every(time) => synced.elapsed() >= time,
+        };
+        if is_dirty && (is_due || closed) {
+            if let Err(error) = log.sync() {
+                tracing::error!(%error, "no request is accepted any more");
+                return;
+            }
+            synced = Instant::now();
+            is_dirty = false;
+        }
+        if closed {
+            failed.1 = true;
+            return;
+        }
+    }
+}

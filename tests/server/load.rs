@@ -1,0 +1,235 @@
+//! Many clients, clients that leave, and the server's end.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{asked, chatty, content};
+use crate::util::http::{JSON, Server};
+use crate::util::models::Random;
+
+const CHAT: &str = "/v1/chat/completions";
+
+fn endless(n: usize) -> Value {
+    asked("Hello", json!({"max_tokens": n, "ignore_eos": true}))
+}
+
+fn streaming(n: usize) -> Value {
+    let mut request = endless(n);
+    request["stream"] = json!(true);
+    request
+}
+
+#[test]
+fn past_the_queue_there_is_429_and_those_inside_are_answered() {
+    let server = chatty(&["-np", "1", "--queue", "2"]);
+    let mut running = server.connect();
+    running.post(CHAT, &streaming(3000));
+    server.wait_for_metric("yi_requests_running", 1.0);
+    let mut waiting = [server.connect(), server.connect()];
+    for client in &mut waiting {
+        client.post(CHAT, &endless(3));
+    }
+    server.wait_for_metric("yi_requests_waiting", 2.0);
+    let begun = Instant::now();
+    for _ in 0..20 {
+        let response = server.post(CHAT, &endless(1));
+        response.fails(429, "queue_full", None);
+        let after: u64 = response
+            .head
+            .header("retry-after")
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!((1..=60).contains(&after));
+    }
+    // Several choices need as many places.
+    drop(running);
+    for client in &mut waiting {
+        client.response().ok();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    let mut many = endless(2);
+    many["n"] = json!(8);
+    server.post(CHAT, &many).fails(429, "queue_full", None);
+    many["n"] = json!(3);
+    assert_eq!(
+        server.post(CHAT, &many).ok()["usage"]["completion_tokens"],
+        6
+    );
+}
+
+#[test]
+fn a_client_that_leaves_frees_its_slot() {
+    let server = chatty(&["-np", "1", "-c", "8192", "-b", "32", "--ubatch-size", "32"]);
+    let long_prompt = "Hello world, how are you? ".repeat(250);
+    let prefill = asked(&long_prompt, json!({"max_tokens": 5}));
+    for (request, reads) in [(streaming(8000), 3), (endless(8000), 0), (prefill, 0)] {
+        let mut client = server.connect();
+        client.post(CHAT, &request);
+        server.wait_for_metric("yi_requests_running", 1.0);
+        if reads > 0 {
+            client.head();
+            for _ in 0..reads {
+                client.chunk().unwrap();
+            }
+        }
+        drop(client);
+        server.wait_for_metric("yi_requests_running", 0.0);
+    }
+    // One that waits.
+    let mut running = server.connect();
+    running.post(CHAT, &streaming(8000));
+    server.wait_for_metric("yi_requests_running", 1.0);
+    let mut waiting = server.connect();
+    waiting.post(CHAT, &endless(1));
+    server.wait_for_metric("yi_requests_waiting", 1.0);
+    drop(waiting);
+    server.wait_for_metric("yi_requests_waiting", 0.0);
+    drop(running);
+    server.wait_for_metric("yi_requests_running", 0.0);
+    let text = server.get("/metrics").text();
+    assert!(
+        text.contains("endpoint=\"/v1/chat/completions\",status=\"499\"} "),
+        "{text}"
+    );
+}
+
+#[test]
+fn after_random_cancels_an_answer_is_what_a_fresh_server_gives() {
+    let server = chatty(&["-np", "3"]);
+    let mut random = Random(9);
+    for i in 0..200 {
+        let mut client = server.connect();
+        client.post(
+            CHAT,
+            &if i % 2 == 0 {
+                streaming(30)
+            } else {
+                endless(30)
+            },
+        );
+        let micros = random.next() % 20_000;
+        if i % 4 == 0 {
+            client.head();
+            for _ in 0..random.next() % 10 {
+                if client.chunk().is_none() {
+                    break;
+                }
+            }
+        } else {
+            std::thread::sleep(Duration::from_micros(micros));
+        }
+    }
+    server.wait_for_metric("yi_requests_running", 0.0);
+    server.wait_for_metric("yi_requests_waiting", 0.0);
+    let fresh = chatty(&["-np", "3"]);
+    let request = asked(
+        "Another question",
+        json!({"max_tokens": 20, "ignore_eos": true}),
+    );
+    let (after, expected) = (
+        server.post(CHAT, &request).ok(),
+        fresh.post(CHAT, &request).ok(),
+    );
+    assert_eq!(content(&after), content(&expected));
+}
+
+#[test]
+fn a_thousand_clients_are_all_answered_and_the_memory_stays() {
+    let server = chatty(&["-np", "4", "--queue", "64"]);
+    let burst = |n: usize| {
+        let answered: Vec<u16> = std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..n)
+                .map(|_| {
+                    let server = &server;
+                    std::thread::Builder::new()
+                        .stack_size(128 << 10)
+                        .spawn_scoped(scope, move || {
+                            let body = endless(4).to_string();
+                            server
+                                .request("POST", CHAT, &[JSON], body.as_bytes())
+                                .status()
+                        })
+                        .unwrap()
+                })
+                .collect();
+            clients
+                .into_iter()
+                .map(|client| client.join().unwrap())
+                .collect()
+        });
+        let n_ok = answered.iter().filter(|&&status| status == 200).count();
+        let n_refused = answered.iter().filter(|&&status| status == 429).count();
+        assert_eq!(n_ok + n_refused, n, "{answered:?}");
+        assert!(n_ok >= 64, "{n_ok}");
+        n_ok
+    };
+    burst(200);
+    let before = memory(&server);
+    let n_ok = burst(1000);
+    let after = memory(&server);
+    println!("{n_ok} of 1000 answered, the others refused; {before} bytes before, {after} after");
+    assert!(
+        after <= before + before / 10 + (4 << 20),
+        "{before} {after}"
+    );
+}
+
+#[cfg(target_os = "linux")]
+fn memory(server: &Server) -> u64 {
+    server.anonymous_bytes()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn memory(_server: &Server) -> u64 {
+    0
+}
+
+#[cfg(unix)]
+#[test]
+fn sigterm_lets_requests_end_and_accepts_no_more() {
+    let mut server = chatty(&["-np", "2"]);
+    let mut idle = server.connect();
+    idle.send("GET", "/health", &[], b"");
+    idle.response().ok();
+    let mut running = server.connect();
+    running.post(CHAT, &streaming(400));
+    running.head();
+    server.signal("TERM");
+    server.wait_for("shutting down");
+    assert!(std::net::TcpStream::connect(&server.address).is_err());
+    let mut text = Vec::new();
+    while let Some(chunk) = running.chunk() {
+        text.extend(chunk);
+    }
+    let text = String::from_utf8(text).unwrap();
+    assert!(
+        text.contains("\"finish_reason\":\"length\"") && text.contains("[DONE]"),
+        "{text}"
+    );
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[cfg(unix)]
+#[test]
+fn at_the_deadline_requests_end_with_an_error() {
+    let mut server = chatty(&["-np", "1", "-c", "65536", "--drain-timeout", "0.3"]);
+    let mut running = server.connect();
+    running.post(CHAT, &streaming(60_000));
+    running.head();
+    running.chunk();
+    let mut waiting = server.connect();
+    waiting.post(CHAT, &endless(1));
+    server.wait_for_metric("yi_requests_waiting", 1.0);
+    server.signal("TERM");
+    let mut text = Vec::new();
+    while let Some(chunk) = running.chunk() {
+        text.extend(chunk);
+    }
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.ends_with("\n\n") && text.contains("\"code\":\"shutting_down\""));
+    assert!(!text.contains("[DONE]"));
+    waiting.response().fails(503, "shutting_down", None);
+    assert_eq!(server.wait().code(), Some(0));
+}

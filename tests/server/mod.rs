@@ -1,0 +1,52 @@
+//! `yi serve`, over real sockets.
+
+mod access;
+#[cfg(unix)]
+mod audit;
+mod chat;
+mod completions;
+mod forms;
+mod hostile;
+mod load;
+mod openapi;
+mod tokens;
+mod tools;
+mod transport;
+
+use serde_json::{Value, json};
+
+use crate::util::http::Server;
+use crate::util::models;
+
+/// A server over the demo model, which knows answers.
+fn demo(arguments: &[&str]) -> Server {
+    Server::start(models::demo(), arguments)
+}
+
+/// A server over a model that writes random words for as long as it is asked to.
+fn chatty(arguments: &[&str]) -> Server {
+    Server::start(models::chatty(), arguments)
+}
+
+/// A question to a chat model, greedy.
+fn question(text: &str) -> Value {
+    json!({"messages": [{"role": "user", "content": text}], "temperature": 0})
+}
+
+/// A question with more fields.
+fn asked(text: &str, more: Value) -> Value {
+    let mut request = question(text);
+    merge(&mut request, more);
+    request
+}
+
+fn merge(into: &mut Value, more: Value) {
+    for (key, value) in more.as_object().unwrap() {
+        into[key] = value.clone();
+    }
+}
+
+/// The text of a chat answer's first choice.
+fn content(answer: &Value) -> &str {
+    answer["choices"][0]["message"]["content"].as_str().unwrap()
+}
