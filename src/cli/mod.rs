@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod chat;
 mod compute;
+mod docs;
 mod embed;
 mod fit;
 mod input;
@@ -65,6 +66,10 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Show the tokens of a text
     Tokenize(tokenize::TokenizeArgs),
+    /// Print a shell's completions
+    Completions(docs::CompletionsArgs),
+    /// Write manual pages
+    Man(docs::ManArgs),
     /// Turn a checkpoint or a GGUF model into a quantized GGUF file, as the program yi-quantize does
     Quantize(Box<yi_quantize::cli::Args>),
 }
@@ -110,6 +115,8 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Some(Command::Show(args)) => models::show(args),
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),
+        Some(Command::Completions(args)) => docs::completions(args),
+        Some(Command::Man(args)) => docs::man(args),
         Some(Command::Quantize(args)) => Ok(yi_quantize::cli::run(args)?),
         None => Ok(()),
     }
