@@ -9,6 +9,7 @@ mod demo;
 mod embed;
 mod engine;
 mod families;
+mod features;
 mod fit;
 mod gguf;
 mod inspect;

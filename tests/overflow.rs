@@ -173,7 +173,7 @@ fn a_model_that_cannot_shift_says_so() {
 
 #[test]
 fn the_program_says_what_it_left_out() {
-    let run = |more: &[&str]| {
+    let run = |n_predict: &str, more: &[&str]| {
         let text = "one two three four ".repeat(60);
         let common = args![
             "run",
@@ -184,7 +184,7 @@ fn the_program_says_what_it_left_out() {
             "-c",
             "64",
             "-n",
-            "90",
+            n_predict,
             "--temp",
             "0",
             "-t",
@@ -195,9 +195,9 @@ fn the_program_says_what_it_left_out() {
             .into_iter()
             .chain(more.iter().map(std::ffi::OsString::from)))
     };
-    run(&[]).fails(6, &["context_length_exceeded", "hint:"]);
-    run(&["--on-overflow", "middle"]).fails(6, &["context_length_exceeded"]);
-    let shifted = run(&["--on-overflow", "shift", "--keep", "4"]);
+    run("90", &[]).fails(6, &["context_length_exceeded", "hint:"]);
+    run("90", &["--on-overflow", "middle"]).fails(6, &["context_length_exceeded"]);
+    let shifted = run("90", &["--on-overflow", "shift", "--keep", "4"]);
     assert!(
         shifted.stderr.contains("of the prompt were left out"),
         "{}",
@@ -209,7 +209,7 @@ fn the_program_says_what_it_left_out() {
         shifted.stderr
     );
     shifted.ok();
-    let cut = run(&["--on-overflow", "middle", "-n", "8", "--json"]);
+    let cut = run("8", &["--on-overflow", "middle", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&cut.stdout).unwrap();
     assert_eq!(json["n_prompt"], 57);
     assert!(json["n_dropped"].as_u64().unwrap() > 100, "{json}");
