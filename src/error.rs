@@ -11,7 +11,10 @@ use crate::engine::template::TemplateError;
 use crate::engine::tokenize::TextError;
 use crate::engine::{ConstraintError, EngineError};
 use crate::fit::Memory;
-use crate::llama::{BackendError, CacheType, ContextError, DecodeError, LoadError, TokenizeError};
+use crate::llama::{
+    AdapterLoadError, BackendError, CacheType, ContextError, DecodeError, LoadError, TokenizeError,
+};
+use crate::model::AdapterError;
 use crate::server::ServerError;
 use crate::server::access::store::KeyFileError;
 use crate::server::audit::AuditError;
@@ -152,6 +155,14 @@ pub enum Error {
     /// The text has no tokens.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// An adapter that cannot be used.
+    #[error("{}: {source}", path.display())]
+    Adapter {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: AdapterError,
+    },
     /// No cache on disk.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -254,6 +265,12 @@ impl Error {
             Error::Gguf(error) => gguf_kind(error),
             Error::Quantize(error) => Kind::of_exit_code(error.exit_code()),
             Error::FileSampling { .. } => Kind::InvalidInput,
+            Error::Adapter { source, .. } => match source {
+                AdapterError::Scale { .. } => Kind::Usage,
+                AdapterError::Load(AdapterLoadError::Stream(_)) => Kind::Io,
+                AdapterError::Load(AdapterLoadError::InUse) => Kind::Internal,
+                _ => Kind::InvalidInput,
+            },
             Error::Backend(_) => Kind::Internal,
             Error::Load { source, .. } => match source {
                 LoadError::Stream(_) | LoadError::Path(_) => Kind::Io,
@@ -343,6 +360,13 @@ impl Error {
                 "use `yi run -p TEXT` for plain completion, or give a template: --chat-template chatml or --chat-template-file FILE"
             }
             Error::FileSampling { .. } => "give the number with its flag instead",
+            Error::Adapter {
+                source:
+                    AdapterError::Kind { .. }
+                    | AdapterError::Missing { .. }
+                    | AdapterError::Shape { .. },
+                ..
+            } => "is it an adapter for this model? llama.cpp's convert_lora_to_gguf.py makes them",
             Error::Cache(CacheError::InUse { .. }) => {
                 "end the other process, or choose another --cache-dir"
             }
@@ -389,7 +413,7 @@ fn engine_kind(error: &EngineError) -> Kind {
             ConstraintError::DeadEnd | ConstraintError::TooComplex { .. } => Kind::Unsupported,
             _ => Kind::Usage,
         },
-        EngineError::ContextLengthExceeded { .. } => Kind::Unsupported,
+        EngineError::ContextLengthExceeded { .. } | EngineError::CannotShift => Kind::Unsupported,
         EngineError::QueueFull { .. } => Kind::Busy,
         EngineError::NotANumber { .. } => Kind::InvalidInput,
         EngineError::Decode(DecodeError::Stopped) => Kind::Interrupted,

@@ -42,7 +42,8 @@ pub mod server;
 pub use engine::sample::SamplingParams;
 pub use engine::{
     Answer, Constraint, ConstraintError, Embedder, Engine, EngineError, EngineParams, Event,
-    Finished, Limits, Normalization, Outcome, Piece, PrefixCache, Request, Stats, StopReason,
+    Finished, Limits, Normalization, Outcome, Overflow, Piece, PrefixCache, Request, Stats,
+    StopReason,
 };
 pub use error::Error;
 pub use llama::{

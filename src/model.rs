@@ -1,5 +1,6 @@
 //! A model file: validated in Rust first, then loaded by llama.cpp from the same open file.
 
+mod adapter;
 mod fingerprint;
 pub mod folder;
 pub mod loaded;
@@ -21,6 +22,8 @@ use crate::llama::{
     self, Backend, Context, ContextParams, LoadParams, Model, Pooling, Progress, Repack, Source,
     TokenId,
 };
+pub use adapter::AdapterError;
+
 use crate::repack::{RepackChoice, repacked_bytes};
 use yi_quantize::memory;
 

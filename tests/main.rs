@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one file for each topic.
 
+mod adapter;
 mod bench;
 mod chat;
 mod cli;
@@ -8,11 +9,13 @@ mod demo;
 mod embed;
 mod engine;
 mod families;
+mod features;
 mod fit;
 mod gguf;
 mod inspect;
 mod kernels;
 mod model;
+mod overflow;
 mod prefix_cache;
 mod quantize;
 mod rules;

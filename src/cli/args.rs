@@ -2,11 +2,15 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
+use yi_quantize::request::byte_size;
 
 use super::compute::ComputeArgs;
-use crate::llama::MAX_THREADS;
+use crate::engine::PrefixCache;
+use crate::error::Error;
+use crate::llama::{MAX_THREADS, Numa, RopeParams, RopeScaling};
 
 /// Where the model is and how to compute.
 #[derive(Debug, Clone, Args)]
@@ -30,8 +34,105 @@ pub struct ModelArgs {
     /// Keep the weights from being swapped out
     #[arg(long)]
     pub mlock: bool,
+    /// Spread threads and memory over NUMA nodes: distribute, isolate or numactl
+    #[arg(long, value_name = "HOW")]
+    pub numa: Option<Numa>,
+    /// A LoRA adapter, a GGUF file; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub lora: Vec<PathBuf>,
+    /// A LoRA adapter and its scale; may be repeated
+    #[arg(long, value_name = "FILE:SCALE", value_parser = scaled)]
+    pub lora_scaled: Vec<(PathBuf, f32)>,
+    #[command(flatten)]
+    pub rope: RopeArgs,
+    #[command(flatten)]
+    pub cache: CacheArgs,
     #[command(flatten)]
     pub compute: ComputeArgs,
+}
+
+/// Positions beyond those of the training.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Longer contexts")]
+pub struct RopeArgs {
+    /// How positions are scaled: none, linear or yarn [default: as the file says]
+    #[arg(long, value_name = "HOW")]
+    rope_scaling: Option<RopeScaling>,
+    /// How many times longer the context becomes
+    #[arg(long, value_name = "N", conflicts_with = "rope_freq_scale")]
+    rope_scale: Option<f32>,
+    /// Base of the frequencies [default: the file's]
+    #[arg(long, value_name = "N")]
+    rope_freq_base: Option<f32>,
+    /// Factor of the positions: 0.5 makes the context twice as long [default: the file's]
+    #[arg(long, value_name = "N")]
+    rope_freq_scale: Option<f32>,
+    /// YaRN: tokens that the model was trained with before it was stretched [default: the file's]
+    #[arg(long, value_name = "N")]
+    yarn_orig_ctx: Option<u32>,
+    /// YaRN: mix of extrapolation and interpolation [default: the file's]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    yarn_ext_factor: Option<f32>,
+    /// YaRN: factor of the attention's magnitude
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    yarn_attn_factor: Option<f32>,
+    /// YaRN: upper end of the dimensions that are corrected
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    yarn_beta_slow: Option<f32>,
+    /// YaRN: lower end of the dimensions that are corrected
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    yarn_beta_fast: Option<f32>,
+}
+
+impl RopeArgs {
+    /// The numbers that were given.
+    pub fn params(&self) -> RopeParams {
+        RopeParams {
+            scaling: self.rope_scaling,
+            freq_base: self.rope_freq_base,
+            freq_scale: self.rope_freq_scale.or(self.rope_scale.map(f32::recip)),
+            yarn_ext_factor: self.yarn_ext_factor,
+            yarn_attn_factor: self.yarn_attn_factor,
+            yarn_beta_fast: self.yarn_beta_fast,
+            yarn_beta_slow: self.yarn_beta_slow,
+            yarn_orig_ctx: self.yarn_orig_ctx,
+        }
+    }
+}
+
+/// What is kept between requests and runs.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Prefix cache")]
+pub struct CacheArgs {
+    /// Keep the starts of prompts in this folder, so that they need not be computed again after a restart
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// The most that the folder may hold, as in 4GiB
+    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = bytes, requires = "cache_dir")]
+    cache_bytes: u64,
+}
+
+impl CacheArgs {
+    /// The cache asked for.
+    pub fn open(&self) -> Result<Option<Arc<PrefixCache>>, Error> {
+        match &self.cache_dir {
+            Some(folder) => Ok(Some(Arc::new(PrefixCache::open(folder, self.cache_bytes)?))),
+            None => Ok(None),
+        }
+    }
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    byte_size(text).map_err(|error| error.to_string())
+}
+
+fn scaled(text: &str) -> Result<(PathBuf, f32), String> {
+    let parsed = text
+        .rsplit_once(':')
+        .and_then(|(path, scale)| Some((PathBuf::from(path), scale.parse::<f32>().ok()?)));
+    parsed
+        .filter(|(path, scale)| !path.as_os_str().is_empty() && scale.is_finite())
+        .ok_or_else(|| "it is a file and a number, like adapter.gguf:0.5".to_owned())
 }
 
 /// A number of tokens, of which there must be one at least.

@@ -5,6 +5,7 @@ mod audit;
 mod bench;
 mod chat;
 mod compute;
+mod docs;
 mod embed;
 mod fit;
 mod input;
@@ -78,6 +79,10 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Show the tokens of a text
     Tokenize(tokenize::TokenizeArgs),
+    /// Print a shell's completions
+    Completions(docs::CompletionsArgs),
+    /// Write manual pages
+    Man(docs::ManArgs),
     /// Turn a checkpoint or a GGUF model into a quantized GGUF file, as the program yi-quantize does
     Quantize(Box<yi_quantize::cli::Args>),
 }
@@ -138,6 +143,8 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Some(Command::Show(args)) => models::show(args),
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),
+        Some(Command::Completions(args)) => docs::completions(args),
+        Some(Command::Man(args)) => docs::man(args),
         Some(Command::Quantize(args)) => Ok(yi_quantize::cli::run(args)?),
         None => Ok(()),
     }

@@ -64,6 +64,18 @@ impl Output {
             .map_or(Ok(()), |error| Err(Error::Write(error)))
     }
 
+    /// Writes a value as one line of JSON at once; a failure is reported after the answer.
+    pub fn event(&mut self, value: &impl Serialize) -> ControlFlow<()> {
+        let mut stdout = self.stdout.lock();
+        match write_json(&mut stdout, value).and_then(|()| stdout.flush()) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                self.failure = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
     /// Writes a value as one line of JSON.
     pub fn json(&mut self, value: &impl Serialize) -> Result<(), Error> {
         let mut stdout = self.stdout.lock();
@@ -92,6 +104,9 @@ pub struct Answer<'a> {
     stop: StopReason,
     n_prompt: usize,
     n_cached: usize,
+    n_from_disk: usize,
+    n_dropped: usize,
+    n_shifted: usize,
     n_generated: usize,
     prompt_ms: f64,
     generate_ms: f64,
@@ -108,6 +123,9 @@ impl<'a> Answer<'a> {
             stop: outcome.stop,
             n_prompt: stats.n_prompt,
             n_cached: stats.n_cached,
+            n_from_disk: stats.n_from_disk,
+            n_dropped: stats.n_dropped,
+            n_shifted: stats.n_shifted,
             n_generated: stats.n_generated,
             prompt_ms: ms(stats.prompt_time),
             generate_ms: ms(stats.generate_time),
@@ -141,8 +159,42 @@ pub fn log_speed(outcome: &Outcome) {
     );
 }
 
-/// Says that the context's end, and not the model's, ended the answer.
+/// Prints an answer's numbers beside the output, as llama.cpp does.
+pub fn print_stats(outcome: &Outcome) {
+    let stats = &outcome.stats;
+    let n_computed = stats.n_prompt.saturating_sub(stats.n_cached);
+    let line = |what: &str, n: usize, time: std::time::Duration| {
+        let seconds = time.as_secs_f64();
+        note(format_args!(
+            "{what:<9} {:9.2} ms / {n:5} tokens, {:9.2} tokens/s",
+            seconds * 1e3,
+            speed(n, time)
+        ));
+    };
+    line("prompt", n_computed, stats.prompt_time);
+    line("answer", stats.n_generated, stats.generate_time);
+    if stats.n_cached > 0 {
+        note(format_args!(
+            "cached    {} tokens, {} of them from disk",
+            stats.n_cached, stats.n_from_disk
+        ));
+    }
+}
+
+/// Says what was left out, and that the context's end, and not the model's, ended the answer.
 pub fn note_full(outcome: &Outcome, n_ctx: usize) {
+    if outcome.stats.n_dropped > 0 {
+        note(format_args!(
+            "note: {} tokens of the prompt were left out, so that it fits the context of {n_ctx} tokens",
+            outcome.stats.n_dropped
+        ));
+    }
+    if outcome.stats.n_shifted > 0 {
+        note(format_args!(
+            "note: {} of the oldest tokens were dropped while the answer was written, in a context of {n_ctx} tokens",
+            outcome.stats.n_shifted
+        ));
+    }
     if outcome.stop == StopReason::ContextFull {
         note(format_args!(
             "note: the answer stops here because the context of {n_ctx} tokens is full; -c makes it longer"

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::input;
 use crate::engine::sample::{Mirostat, SamplingParams};
-use crate::engine::{Constraint, Limits};
+use crate::engine::{Constraint, Limits, Overflow};
 use crate::error::Error;
 use crate::llama::TokenId;
 use crate::model::ModelFile;
@@ -87,6 +87,13 @@ pub struct SamplingArgs {
     #[arg(short, long, value_name = "S", default_value_t = -1, allow_negative_numbers = true,
           value_parser = clap::value_parser!(i64).range(-1..=i64::from(u32::MAX)))]
     pub seed: i64,
+    /// What to do where the prompt or the answer does not fit into the context: error, shift (drop the oldest
+    /// tokens) or middle (leave out the prompt's middle)
+    #[arg(long, value_name = "WHAT", default_value = "error")]
+    pub on_overflow: OnOverflow,
+    /// Tokens at the start that a shift keeps; -1 = the whole prompt
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+    pub keep: i64,
     /// Go on after the model has ended its answer (for measurements)
     #[arg(long)]
     pub ignore_eos: bool,
@@ -151,6 +158,17 @@ impl SamplingArgs {
             .filter(|&seed| seed != u32::MAX)
     }
 
+    /// What to do where something does not fit.
+    pub fn overflow(&self) -> Overflow {
+        match self.on_overflow {
+            OnOverflow::Error => Overflow::Error,
+            OnOverflow::Middle => Overflow::Middle,
+            OnOverflow::Shift => Overflow::Shift {
+                n_keep: usize::try_from(self.keep).unwrap_or(usize::MAX),
+            },
+        }
+    }
+
     /// When to stop.
     pub fn limits(&self) -> Limits {
         Limits {
@@ -158,6 +176,17 @@ impl SamplingArgs {
             ignore_end: self.ignore_eos,
         }
     }
+}
+
+/// What to do where something does not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnOverflow {
+    /// Refuse
+    Error,
+    /// Drop the oldest tokens
+    Shift,
+    /// Leave out the prompt's middle
+    Middle,
 }
 
 /// The form that an answer must have.

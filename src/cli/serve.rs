@@ -258,9 +258,11 @@ fn load(
     let sha256 = wants_hash.then(|| file.sha256()).transpose()?;
     let n_ctx = args.n_ctx(&file);
     let (model, context) = setup::load(&args.model, file, n_ctx, args.parallel)?;
+    let prefix_cache = args.model.cache.open()?;
     // Everybody who may wait for a slot waits in the server's own queue.
     let params = EngineParams {
         n_queue: args.parallel as usize,
+        prefix_cache,
         ..EngineParams::default()
     };
     let engine = model.engine(&context, &params, stop)?;

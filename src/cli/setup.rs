@@ -7,7 +7,7 @@ use super::compute::{check_memory, resolve_threads};
 use super::{note, signal};
 use crate::engine::{Engine, EngineParams};
 use crate::error::Error;
-use crate::llama::{ContextParams, LoadParams};
+use crate::llama::{self, ContextParams, LoadParams, RopeParams};
 use crate::model::folder::ModelFolder;
 use crate::model::loaded::Model;
 use crate::model::{Check, ModelFile};
@@ -27,15 +27,21 @@ pub fn ready(
     signal::install();
     let file = open(args)?;
     before_loading(&file)?;
+    let prefix_cache = args.cache.open()?;
     let n_ctx = file.resolve_n_ctx(args.ctx_size);
     let (model, context) = load(args, file, n_ctx, 1)?;
     let n_ctx_train = model.loaded().n_ctx_train();
-    if n_ctx as usize > n_ctx_train {
+    // Whoever stretches the positions knows.
+    if n_ctx as usize > n_ctx_train && context.rope == RopeParams::default() {
         note(format_args!(
             "note: the context of {n_ctx} tokens is longer than the {n_ctx_train} that the model was trained for"
         ));
     }
-    let engine = model.engine(&context, &EngineParams::default(), signal::stop_flag())?;
+    let params = EngineParams {
+        prefix_cache,
+        ..EngineParams::default()
+    };
+    let engine = model.engine(&context, &params, signal::stop_flag())?;
     Ok(Ready { model, engine })
 }
 
@@ -57,6 +63,9 @@ pub fn load(
     n_ctx: u32,
     n_parallel: u32,
 ) -> Result<(Model, ContextParams), Error> {
+    if let Some(numa) = args.numa {
+        llama::init_numa(llama::backend()?, numa);
+    }
     let n_threads = resolve_threads(args.threads);
     let mut params = LoadParams {
         n_gpu_layers: args.n_gpu_layers,
@@ -65,11 +74,17 @@ pub fn load(
         repack: args.compute.resolve_repack(&file, args.n_gpu_layers)?,
         ..LoadParams::default()
     };
-    let context = ContextParams {
+    let mut context = ContextParams {
         n_seq_max: n_parallel,
+        rope: args.rope.params(),
         ..args.compute.context(n_ctx, n_threads)
     };
     check_memory(&file, &args.compute.repack, &mut params, &context)?;
     let model = Model::load(file, &params, &mut |_| ControlFlow::Continue(()))?;
+    let adapters = args.lora.iter().map(|path| (path, 1.0));
+    let scaled = args.lora_scaled.iter().map(|(path, scale)| (path, *scale));
+    for (path, scale) in adapters.chain(scaled) {
+        context.adapters.push((model.load_adapter(path)?, scale));
+    }
     Ok((model, context))
 }

@@ -40,6 +40,9 @@ pub enum EngineError {
         /// Tokens that the context holds.
         n_ctx: usize,
     },
+    /// The model cannot drop old tokens.
+    #[error("this model's context cannot be shifted")]
+    CannotShift,
     /// Sampling parameters out of range.
     #[error(transparent)]
     Sampling(#[from] SamplingError),

@@ -15,6 +15,8 @@ pub struct Waiting {
     pub request: Request,
     /// The request's constraint, compiled.
     pub constraint: Option<Matcher>,
+    /// Tokens of the prompt that were left out.
+    pub n_dropped: usize,
     pub sender: Sender,
     pub since: Instant,
 }

@@ -27,7 +27,7 @@ pub use embed::{Embedder, Normalization};
 pub use error::EngineError;
 pub use logprobs::{Logprob, TokenLogprobs};
 pub use request::{
-    Event, Finished, Limits, MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_STRINGS, Outcome, Piece,
-    Request, Stats, StopReason,
+    Event, Finished, Limits, MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_STRINGS, Outcome, Overflow,
+    Piece, Request, Stats, StopReason,
 };
 pub use service::{Engine, EngineParams, Prepared};

@@ -26,6 +26,8 @@ pub struct Request {
     pub sampling: SamplingParams,
     /// When to stop.
     pub limits: Limits,
+    /// What to do where prompt and answer do not fit into the context.
+    pub overflow: Overflow,
     /// The form that the answer must have. An end token is then possible only where the form is complete; an
     /// answer that a limit ends before is not, and says so by its [`StopReason`].
     pub constraint: Option<Constraint>,
@@ -50,11 +52,57 @@ impl Request {
             prompt,
             sampling: SamplingParams::default(),
             limits: Limits::default(),
+            overflow: Overflow::Error,
             constraint: None,
             stop: Vec::new(),
             namespace: String::new(),
             logprobs: None,
             prompt_logprobs: None,
+        }
+    }
+
+    /// Cuts a prompt that does not fit, as [`Request::overflow`] says. Returns the number of tokens that are
+    /// left out.
+    pub(super) fn cut(&mut self, n_ctx: usize) -> usize {
+        let n_prompt = self.prompt.len();
+        let cut = match self.overflow {
+            Overflow::Error => return 0,
+            // As llama.cpp's server does it: so much that a half of the rest is free.
+            Overflow::Shift { n_keep } => {
+                if n_prompt < n_ctx {
+                    return 0;
+                }
+                let n_keep = n_kept(n_keep, n_prompt, n_ctx);
+                let n_half = ((n_ctx - n_keep) / 2).max(1);
+                let n_halves = (n_prompt - n_keep - n_half) / n_half;
+                n_keep..n_keep + n_halves * n_half
+            }
+            Overflow::Middle => {
+                let n_answer = self
+                    .limits
+                    .n_predict
+                    .unwrap_or(n_ctx / 4)
+                    .clamp(1, n_ctx * 3 / 4);
+                let n_left = (n_ctx + 1).saturating_sub(n_answer).min(n_ctx - 1);
+                if n_prompt <= n_left {
+                    return 0;
+                }
+                n_left / 2..n_prompt - n_left.div_ceil(2)
+            }
+        };
+        self.prompt.drain(cut.clone());
+        cut.len()
+    }
+
+    /// Tokens that the context must have room for. The last token that is generated needs none: nothing
+    /// is computed after it.
+    pub(super) fn n_cells(&self, n_prompt: usize, n_ctx: usize) -> usize {
+        match (self.limits.n_predict, self.overflow) {
+            (Some(n), Overflow::Shift { .. }) => {
+                (n_prompt.saturating_add(n.saturating_sub(1))).min(n_ctx)
+            }
+            (Some(n), _) => n_prompt.saturating_add(n.saturating_sub(1)),
+            (None, _) => n_ctx,
         }
     }
 
@@ -69,7 +117,7 @@ impl Request {
         }
         // Without room for an answer, or without room for all of it.
         let n_prompt = self.prompt.len();
-        if n_prompt >= n_ctx || self.limits.n_cells(n_prompt, n_ctx) > n_ctx {
+        if n_prompt >= n_ctx || self.n_cells(n_prompt, n_ctx) > n_ctx {
             return Err(EngineError::ContextLengthExceeded {
                 n_prompt,
                 n_predict: self.limits.n_predict,
@@ -102,6 +150,29 @@ impl Request {
     }
 }
 
+/// The first tokens that a shift keeps: at most so many that there is something to drop.
+pub(super) fn n_kept(n_keep: usize, n_prompt: usize, n_ctx: usize) -> usize {
+    n_keep.min(n_prompt).min(n_ctx.saturating_sub(4))
+}
+
+/// What to do where prompt and answer do not fit into the context. Nothing is ever cut unless it is asked for
+/// here; [`Stats::n_dropped`] and [`Stats::n_shifted`] say how much was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overflow {
+    /// The request is refused, with the counts; an answer without a limit ends where the context does.
+    #[default]
+    Error,
+    /// The oldest tokens are dropped, half of them at a time, but for the first `n_keep`: of a prompt that is
+    /// too long before it begins, and of all that was said whenever the context is full. llama.cpp's context
+    /// shift: what stays was computed with what is gone.
+    Shift {
+        /// Tokens at the start that stay.
+        n_keep: usize,
+    },
+    /// The middle of a prompt that is too long is left out, so that its start, its end and the answer fit.
+    Middle,
+}
+
 /// Limits of one answer.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Limits {
@@ -110,17 +181,6 @@ pub struct Limits {
     pub n_predict: Option<usize>,
     /// Go on after end tokens (for measurements).
     pub ignore_end: bool,
-}
-
-impl Limits {
-    /// Tokens that the context must have room for. The last token that is generated needs none: nothing
-    /// is computed after it.
-    pub(super) fn n_cells(&self, n_prompt: usize, n_ctx: usize) -> usize {
-        match self.n_predict {
-            Some(n) => n_prompt.saturating_add(n.saturating_sub(1)),
-            None => n_ctx,
-        }
-    }
 }
 
 /// Why generation stopped.
@@ -181,6 +241,10 @@ pub struct Stats {
     pub n_cached: usize,
     /// Those of them that came from the disk.
     pub n_from_disk: usize,
+    /// Tokens of the prompt that were left out, as [`Overflow`] says; they are not in `n_prompt`.
+    pub n_dropped: usize,
+    /// Tokens that left the context while the answer was written, as [`Overflow::Shift`] says.
+    pub n_shifted: usize,
     /// Tokens generated, without the end token.
     pub n_generated: usize,
     /// Time in the queue.

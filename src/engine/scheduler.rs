@@ -4,6 +4,7 @@
 //! for all of their tokens, every request that generates gets its next token computed, and those whose
 //! prompts are not computed yet share what room the batch has left.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -189,7 +190,7 @@ impl Scheduler {
         let to_come: usize = running
             .filter_map(|slot| Some(slot.job.as_ref()?.n_cells - slot.tokens.len()))
             .sum();
-        let n_more = request.limits.n_cells(n_input, self.n_ctx) - n_cached;
+        let n_more = request.n_cells(n_input, self.n_ctx) - n_cached;
         let fits = self.cells.n_different(held) + to_come + n_more <= self.n_ctx;
         fits.then_some(Place {
             target,
@@ -320,8 +321,40 @@ impl Scheduler {
         };
         let slot = &mut self.slots[slot];
         slot.tokens.truncate(keep);
+        slot.n_unshifted = slot.n_unshifted.filter(|&n| n < keep);
         let dropped = slot.cells.drain(keep.min(slot.cells.len())..);
         self.cells.release(dropped);
+    }
+
+    /// Drops tokens from the middle of a slot whose context is full. False when it cannot: another request
+    /// that runs holds some of those that would move.
+    fn shift(&mut self, index: usize) -> bool {
+        let slot = &self.slots[index];
+        let Some(dropped) = slot.job.as_ref().and_then(Job::to_drop) else {
+            return false;
+        };
+        let moved: HashSet<Cell> = slot.cells[dropped.start..].iter().copied().collect();
+        for other in (0..self.slots.len()).filter(|&other| other != index) {
+            let slot = &self.slots[other];
+            if slot.cells.iter().any(|cell| moved.contains(cell)) {
+                if slot.job.is_some() {
+                    return false;
+                }
+                self.cut(other, 0);
+            }
+        }
+        if !self.context.shift(sequence(index), dropped.clone()) {
+            return false;
+        }
+        let slot = &mut self.slots[index];
+        slot.tokens.drain(dropped.clone());
+        let cells: Vec<Cell> = slot.cells.drain(dropped.clone()).collect();
+        slot.n_unshifted = Some(dropped.start);
+        if let Some(job) = &mut slot.job {
+            job.drop_input(dropped);
+        }
+        self.cells.release(cells);
+        true
     }
 
     /// Lets an empty slot hold the first `n` tokens of another one, too.
@@ -452,6 +485,11 @@ impl Scheduler {
         }
         match next {
             Ok(Next::Compute) => {}
+            Ok(Next::Shift) => {
+                if !self.shift(part.slot) {
+                    self.end(part.slot, |job| job.finish(StopReason::ContextFull));
+                }
+            }
             Ok(Next::Stop(reason)) => self.end(part.slot, |job| job.finish(reason)),
             Err(error) => self.end(part.slot, |job| job.fail(error)),
         }

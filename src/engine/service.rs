@@ -10,7 +10,7 @@ use super::constrain::Matcher;
 use super::disk::{Disk, PrefixCache};
 use super::error::EngineError;
 use super::inbox::{Inbox, Waiting};
-use super::request::Request;
+use super::request::{Overflow, Request};
 use super::scheduler::Scheduler;
 use super::tokenize::Tokenizer;
 use crate::llama::Context;
@@ -45,6 +45,7 @@ impl Default for EngineParams {
 pub struct Prepared {
     request: Request,
     constraint: Option<Matcher>,
+    n_dropped: usize,
 }
 
 impl Prepared {
@@ -88,6 +89,7 @@ pub struct Engine {
     tokenizer: Tokenizer,
     n_ctx: usize,
     n_events: usize,
+    can_shift: bool,
 }
 
 impl Engine {
@@ -108,6 +110,8 @@ impl Engine {
         disk: Option<Disk>,
     ) -> Result<Self, EngineError> {
         let n_ctx = n_ctx.min(context.n_ctx());
+        let model = context.model();
+        let can_shift = context.can_shift() && !model.is_recurrent() && !model.has_encoder();
         let inbox = Arc::new(Inbox::new(params.n_queue));
         let stop = Arc::clone(context.stop_flag());
         let n_prefill = params.n_prefill;
@@ -124,6 +128,7 @@ impl Engine {
             tokenizer,
             n_ctx,
             n_events: params.n_events,
+            can_shift,
         })
     }
 
@@ -142,7 +147,11 @@ impl Engine {
     ///
     /// # Errors
     /// See [`EngineError`].
-    pub fn prepare(&self, request: Request) -> Result<Prepared, EngineError> {
+    pub fn prepare(&self, mut request: Request) -> Result<Prepared, EngineError> {
+        if matches!(request.overflow, Overflow::Shift { .. }) && !self.can_shift {
+            return Err(EngineError::CannotShift);
+        }
+        let n_dropped = request.cut(self.n_ctx);
         request.check(self.tokenizer.model().n_vocab(), self.n_ctx)?;
         // On the caller's thread: it must not hold up the others' tokens.
         let constraint = match &request.constraint {
@@ -152,6 +161,7 @@ impl Engine {
         Ok(Prepared {
             request,
             constraint,
+            n_dropped,
         })
     }
 
@@ -163,8 +173,9 @@ impl Engine {
         let Prepared {
             request,
             constraint,
+            n_dropped,
         } = prepared;
-        submit(&self.inbox, self.n_events, request, constraint)
+        submit(&self.inbox, self.n_events, request, constraint, n_dropped)
     }
 
     /// Why the engine accepts nothing any more: its thread has ended.
@@ -209,11 +220,13 @@ fn submit(
     n_events: usize,
     request: Request,
     constraint: Option<Matcher>,
+    n_dropped: usize,
 ) -> Result<Answer, EngineError> {
     let (sender, answer) = channel(n_events, Arc::clone(inbox));
     inbox.push(Waiting {
         request,
         constraint,
+        n_dropped,
         sender,
         since: Instant::now(),
     })?;
@@ -253,7 +266,7 @@ mod tests {
     #[test]
     fn a_panic_ends_all_answers_with_an_error() {
         let inbox = Arc::new(Inbox::new(8));
-        let ask = || submit(&inbox, 8, Request::new(vec![1]), None);
+        let ask = || submit(&inbox, 8, Request::new(vec![1]), None, 0);
         let (running, waiting) = (ask().unwrap(), ask().unwrap());
         let engine = Arc::clone(&inbox);
         let thread = start(Arc::clone(&inbox), move || {
@@ -274,7 +287,7 @@ mod tests {
     #[test]
     fn a_full_queue_refuses_and_a_cancelled_request_leaves_it() {
         let inbox = Arc::new(Inbox::new(2));
-        let ask = || submit(&inbox, 8, Request::new(vec![1]), None);
+        let ask = || submit(&inbox, 8, Request::new(vec![1]), None, 0);
         let (first, _second) = (ask().unwrap(), ask().unwrap());
         assert!(matches!(
             ask(),

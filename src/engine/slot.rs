@@ -1,5 +1,6 @@
 //! A slot: a sequence of the context, and the request that has it.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use super::answer::Sender;
@@ -7,7 +8,7 @@ use super::cells::Cell;
 use super::error::EngineError;
 use super::inbox::Waiting;
 use super::logprobs::TokenLogprobs;
-use super::request::{Finished, Limits, Piece, Stats, StopReason};
+use super::request::{Finished, Limits, Overflow, Piece, Stats, StopReason, n_kept};
 use super::sample::{Choice, NoChoice, Sampler};
 use super::stop::StopStrings;
 use super::stream::TextStream;
@@ -21,6 +22,9 @@ pub struct Slot {
     pub tokens: Vec<TokenId>,
     /// Where they are; as many as tokens.
     pub cells: Vec<Cell>,
+    /// After a shift: the first tokens that are as if computed from the start; of the others, no other prompt
+    /// may take any.
+    pub n_unshifted: Option<usize>,
     /// Whose tokens they are.
     pub namespace: String,
     /// The request, while there is one.
@@ -37,6 +41,7 @@ impl Slot {
             .zip(tokens)
             .take_while(|(a, b)| a == b)
             .count()
+            .min(self.n_unshifted.unwrap_or(usize::MAX))
     }
 }
 
@@ -56,6 +61,8 @@ pub struct Job {
     pub input: Vec<TokenId>,
     /// The most tokens that it will have in the context.
     pub n_cells: usize,
+    /// `Some`: the context may be shifted, and so many of its first tokens stay.
+    n_keep: Option<usize>,
     n_ctx: usize,
     stats: Stats,
     started: Instant,
@@ -67,6 +74,8 @@ pub struct Job {
 pub enum Next {
     /// Its last token must be computed.
     Compute,
+    /// Room must be made for its last token, before it is computed.
+    Shift,
     /// It is done.
     Stop(StopReason),
 }
@@ -77,11 +86,13 @@ impl Job {
         let Waiting {
             request,
             constraint,
+            n_dropped,
             sender,
             since,
         } = waiting;
         let started = Instant::now();
         let input = start.map_or_else(|| request.prompt.clone(), |start| vec![start]);
+        let n_cells = request.n_cells(input.len(), n_ctx);
         let mut sampler = Sampler::new(&request.sampling, n_vocab, constraint);
         sampler.remember(&request.prompt);
         Job {
@@ -93,10 +104,15 @@ impl Job {
             logprobs: request.logprobs,
             // An encoder's prompt has no logits.
             prompt_logprobs: request.prompt_logprobs.filter(|_| start.is_none()),
-            n_cells: request.limits.n_cells(input.len(), n_ctx),
+            n_cells,
+            n_keep: match request.overflow {
+                Overflow::Shift { n_keep } => Some(n_kept(n_keep, request.prompt.len(), n_ctx)),
+                Overflow::Error | Overflow::Middle => None,
+            },
             n_ctx,
             stats: Stats {
                 n_prompt: request.prompt.len(),
+                n_dropped,
                 wait_time: started - since,
                 ..Stats::default()
             },
@@ -201,10 +217,26 @@ impl Job {
             Next::Stop(StopReason::Limit)
         } else if self.input.len() > self.n_ctx {
             // The last token is written and has no room to be computed.
-            Next::Stop(StopReason::ContextFull)
+            match self.n_keep {
+                Some(_) => Next::Shift,
+                None => Next::Stop(StopReason::ContextFull),
+            }
         } else {
             Next::Compute
         })
+    }
+
+    /// The tokens that a shift drops: half of those after the first ones that stay.
+    pub fn to_drop(&self) -> Option<Range<usize>> {
+        let n_keep = self.n_keep?;
+        let n_drop = (self.n_ctx - n_keep) / 2;
+        (n_drop > 0).then_some(n_keep..n_keep + n_drop)
+    }
+
+    /// Drops tokens that have left the context.
+    pub fn drop_input(&mut self, dropped: Range<usize>) {
+        self.stats.n_shifted += dropped.len();
+        self.input.drain(dropped);
     }
 
     /// Ends with an answer.

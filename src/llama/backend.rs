@@ -119,6 +119,13 @@ pub fn devices(_started: &Backend) -> Vec<Device> {
     }
 }
 
+/// Tells ggml how to spread its threads, before any of them starts. Only the first call counts.
+pub fn init_numa(_started: &Backend, numa: super::Numa) {
+    static DONE: std::sync::Once = std::sync::Once::new();
+    // SAFETY: llama.cpp has started; the call changes ggml's own state, once.
+    DONE.call_once(|| unsafe { sys::llama_numa_init(numa.raw()) });
+}
+
 fn start() -> Result<Backend, BackendError> {
     log::redirect();
     let candidates = candidates();

@@ -10,7 +10,8 @@ use llama_cpp_sys_2 as sys;
 
 use super::threadpool::ThreadPool;
 use super::{
-    Batch, CacheType, FlashAttention, MAX_THREADS, Model, Pooling, RopeParams, TokenId, log,
+    Adapter, Batch, CacheType, FlashAttention, MAX_THREADS, Model, Pooling, RopeParams, TokenId,
+    log,
 };
 
 /// How to make a context.
@@ -36,6 +37,8 @@ pub struct ContextParams {
     pub flash_attention: FlashAttention,
     /// Rotary positions.
     pub rope: RopeParams,
+    /// Adapters of the same model, each with its scale.
+    pub adapters: Vec<(Adapter, f32)>,
     /// Keeps a sequence free to bring parts of the others in and out, see [`Context::save`].
     pub can_save: bool,
     /// `Some` makes a context that computes a vector for each sequence, and no logits.
@@ -55,6 +58,7 @@ impl Default for ContextParams {
             type_v: CacheType::F16,
             flash_attention: FlashAttention::Auto,
             rope: RopeParams::default(),
+            adapters: Vec::new(),
             can_save: false,
             pooling: None,
         }
@@ -217,6 +221,8 @@ impl Drop for Context {
         // SAFETY: the context came from llama.cpp and is freed only here; model, threads and stop flag
         // are fields and outlive this call.
         unsafe { sys::llama_free(self.context.as_ptr()) };
+        let n_contexts = self.model.making_context.lock();
+        *n_contexts.unwrap_or_else(PoisonError::into_inner) -= 1;
     }
 }
 
@@ -259,13 +265,15 @@ impl Context {
 
         log::take_errors();
         let context = {
-            let _lock = model
+            let mut n_contexts = model
                 .making_context
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             // SAFETY: the model is loaded with its weights, and the lock keeps others from making a
             // context of it now. The stop flag lives as long as the context (`Context::stop`).
-            unsafe { sys::llama_init_from_model(model.as_ptr(), raw) }
+            let context = unsafe { sys::llama_init_from_model(model.as_ptr(), raw) };
+            *n_contexts += usize::from(!context.is_null());
+            context
         };
         let Some(context) = NonNull::new(context) else {
             let reason = log::take_errors().into_iter().next();
@@ -275,6 +283,7 @@ impl Context {
                 reason,
             });
         };
+        set_adapters(context, &model, &params.adapters);
         let threads = Threads::new(params.n_threads, params.n_threads_batch);
         threads.attach(context);
         // SAFETY: the context is alive.
@@ -662,6 +671,27 @@ impl Threads {
         unsafe {
             sys::llama_attach_threadpool(context.as_ptr(), single.as_ptr(), batch.as_ptr());
         }
+    }
+}
+
+/// Lets a new context compute with those of the adapters that are this model's.
+fn set_adapters(
+    context: NonNull<sys::llama_context>,
+    model: &Arc<Model>,
+    adapters: &[(Adapter, f32)],
+) {
+    let own = adapters.iter().filter(|(adapter, _)| adapter.is_of(model));
+    let (mut pointers, mut scales): (Vec<_>, Vec<_>) = own
+        .map(|(adapter, scale)| (adapter.as_ptr(), *scale))
+        .unzip();
+    if pointers.is_empty() {
+        return;
+    }
+    // SAFETY: the context is alive; the adapters were loaded for its model and live as long as that. Both
+    // lists have the stated length and are read during the call.
+    unsafe {
+        let (pointers, n) = (pointers.as_mut_ptr(), pointers.len());
+        sys::llama_set_adapters_lora(context.as_ptr(), pointers, n, scales.as_mut_ptr());
     }
 }
 

@@ -5,6 +5,7 @@
 //! So the model and the context are owned here through llama-cpp-sys-2; llama-cpp-2 still starts the
 //! backend and samples.
 
+mod adapter;
 mod backend;
 mod batch;
 mod context;
@@ -16,12 +17,13 @@ mod stream;
 mod threadpool;
 mod vocab;
 
-pub use backend::{Backend, BackendError, Device, backend, devices};
+pub use adapter::{Adapter, AdapterLoadError};
+pub use backend::{Backend, BackendError, Device, backend, devices, init_numa};
 pub use batch::Batch;
 pub use context::{Context, ContextError, ContextParams, DecodeError, all_logits};
 pub use model::{LoadError, LoadParams, Model, Progress, Source};
 pub use repack::{Repack, can_repack};
-pub use settings::{CacheType, FlashAttention, Pooling, RopeParams, RopeScaling};
+pub use settings::{CacheType, FlashAttention, Numa, Pooling, RopeParams, RopeScaling};
 pub use vocab::{TokenAttributes, TokenizeError, VocabKind};
 
 /// A token's number in the vocabulary; llama.cpp uses -1 for none, which never appears here.

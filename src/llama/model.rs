@@ -91,8 +91,9 @@ fn reason(log: &[String]) -> String {
 pub struct Model {
     pub(super) model: NonNull<sys::llama_model>,
     pub(super) vocab: NonNull<sys::llama_vocab>,
-    /// Held while a context is made: llama.cpp may then change a field of the model.
-    pub(super) making_context: Mutex<()>,
+    /// Held while a context is made or an adapter loaded: llama.cpp then changes fields of the model. The
+    /// number of contexts.
+    pub(super) making_context: Mutex<usize>,
     /// llama.cpp reads some tensors on demand from the stream.
     _stream: Option<CStream>,
     /// llama.cpp keeps the parameters it was loaded with.
@@ -157,7 +158,7 @@ impl Model {
         Ok(Model {
             model,
             vocab,
-            making_context: Mutex::new(()),
+            making_context: Mutex::new(0),
             _stream: stream,
             _overrides: overrides,
             vocab_only: params.vocab_only,

@@ -121,6 +121,40 @@ impl FromStr for FlashAttention {
     }
 }
 
+/// How threads and memory are spread over the nodes of a machine with several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Numa {
+    /// Threads evenly on all nodes.
+    Distribute,
+    /// Threads on the node that the program starts on.
+    Isolate,
+    /// As numactl has set it.
+    Numactl,
+}
+
+impl Numa {
+    pub(super) const fn raw(self) -> sys::ggml_numa_strategy {
+        match self {
+            Numa::Distribute => sys::GGML_NUMA_STRATEGY_DISTRIBUTE,
+            Numa::Isolate => sys::GGML_NUMA_STRATEGY_ISOLATE,
+            Numa::Numactl => sys::GGML_NUMA_STRATEGY_NUMACTL,
+        }
+    }
+}
+
+impl FromStr for Numa {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "distribute" => Ok(Numa::Distribute),
+            "isolate" => Ok(Numa::Isolate),
+            "numactl" => Ok(Numa::Numactl),
+            _ => Err("it is distribute, isolate or numactl".to_owned()),
+        }
+    }
+}
+
 /// How the vectors of an input's tokens become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use sha2::{Digest as _, Sha256};
 use yi_quantize::threads::Processors;
 
 use super::{Check, ModelFile};
@@ -13,7 +14,7 @@ use crate::engine::template::ChatTemplate;
 use crate::engine::tokenize::Tokenizer;
 use crate::engine::{Embedder, Engine, EngineParams};
 use crate::error::Error;
-use crate::llama::{self, ContextParams, LoadParams, MAX_THREADS, Pooling, Progress};
+use crate::llama::{self, Adapter, ContextParams, LoadParams, MAX_THREADS, Pooling, Progress};
 
 /// A checked and loaded model with its tokenizer.
 #[derive(Debug)]
@@ -79,6 +80,15 @@ impl Model {
         self.file.chat_template(&self.tokenizer, instead)
     }
 
+    /// Loads a LoRA adapter for this model, for [`ContextParams::adapters`]. Before the first engine.
+    ///
+    /// # Errors
+    /// When the file is no adapter, is one for another model, or an engine exists.
+    pub fn load_adapter(&self, path: impl AsRef<Path>) -> Result<Adapter, Error> {
+        self.file
+            .load_adapter(Arc::clone(&self.loaded), path.as_ref())
+    }
+
     /// A context of the default length for one request at a time, and the threads that suit this machine.
     #[must_use]
     pub fn context_params(&self) -> ContextParams {
@@ -137,6 +147,7 @@ impl Model {
             type_v,
             flash_attention,
             rope,
+            adapters,
             ..
         } = context;
         let llama = llama::version();
@@ -144,7 +155,18 @@ impl Model {
             "{llama} {type_k} {type_v} {} {rope:?}",
             flash_attention.name()
         );
-        Ok(Root::new(&file, &settings))
+        let mut digest = Sha256::new();
+        digest.update(file);
+        for (adapter, scale) in adapters {
+            // By what it is, and not by its name.
+            let bytes = std::fs::read(adapter.path()).map_err(|source| Error::Read {
+                name: adapter.path().display().to_string(),
+                source,
+            })?;
+            digest.update(scale.to_le_bytes());
+            digest.update(Sha256::digest(bytes));
+        }
+        Ok(Root::new(&digest.finalize().into(), &settings))
     }
 
     /// Makes a context that computes vectors. It shares the weights; an engine may run beside it.

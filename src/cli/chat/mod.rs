@@ -65,6 +65,7 @@ pub fn run(args: &ChatArgs) -> Result<(), Error> {
         template,
         params,
         args.sampling.limits(),
+        args.sampling.overflow(),
         constraint,
         args.sampling.fixed_seed().is_some(),
     );

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use crate::engine::sample::SamplingParams;
 use crate::engine::template::{ChatTemplate, Message, Role};
-use crate::engine::{Constraint, Engine, Limits, Outcome, Request, StopReason};
+use crate::engine::{Constraint, Engine, Limits, Outcome, Overflow, Request, StopReason};
 use crate::error::Error;
 
 /// What has been said, and all that is needed to go on.
@@ -13,6 +13,7 @@ pub struct Talk {
     template: ChatTemplate,
     params: SamplingParams,
     limits: Limits,
+    overflow: Overflow,
     constraint: Option<Constraint>,
     /// The user chose the seed: the same conversation then gives the same answers.
     seed_fixed: bool,
@@ -27,6 +28,7 @@ impl Talk {
         template: ChatTemplate,
         params: SamplingParams,
         limits: Limits,
+        overflow: Overflow,
         constraint: Option<Constraint>,
         seed_fixed: bool,
     ) -> Self {
@@ -35,6 +37,7 @@ impl Talk {
             template,
             params,
             limits,
+            overflow,
             constraint,
             seed_fixed,
             n_answers: 0,
@@ -113,6 +116,7 @@ impl Talk {
             ..self.params.clone()
         };
         request.limits = self.limits;
+        request.overflow = self.overflow;
         request.constraint.clone_from(&self.constraint);
         Ok(self.engine.submit(request)?.finish_with(on_text)?)
     }
