@@ -10,7 +10,9 @@ use crate::engine::sample::SamplingError;
 use crate::engine::template::TemplateError;
 use crate::engine::tokenize::TextError;
 use crate::fit::Memory;
-use crate::llama::{BackendError, CacheType, ContextError, DecodeError, LoadError, TokenizeError};
+use crate::llama::{
+    BackendError, CacheType, ContextError, DecodeError, LoadError, RpcError, TokenizeError,
+};
 use crate::server::ServerError;
 use crate::server::access::store::KeyFileError;
 use crate::server::audit::AuditError;
@@ -223,6 +225,9 @@ pub enum Error {
     /// The server does not start.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// A worker cannot be used, or cannot work.
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
     /// Ctrl-C, or loading was cancelled.
     #[error("interrupted")]
     Interrupted,
@@ -277,6 +282,8 @@ impl Error {
             Error::Read { .. } | Error::Write(_) => Kind::Io,
             Error::NotUtf8 { .. } | Error::TextTooLong { .. } => Kind::InvalidInput,
             Error::Server(error) => server_kind(error),
+            Error::Rpc(RpcError::NoLibrary { .. } | RpcError::Stopped { .. }) => Kind::Internal,
+            Error::Rpc(_) => Kind::Io,
             Error::Interrupted => Kind::Interrupted,
         }
     }
@@ -323,6 +330,12 @@ impl Error {
             }
             Error::Engine(error) => engine_hint(error)?,
             Error::Server(error) => server_hint(error)?,
+            Error::Rpc(RpcError::NoLibrary { .. }) => {
+                "keep the folder `backends` complete; it is built with GGML_RPC=ON, as .cargo/config.toml says"
+            }
+            Error::Rpc(RpcError::Unreachable { .. }) => {
+                "start one there: `yi worker --listen HOST:PORT`"
+            }
             Error::NoTokenizer { .. } => {
                 "convert the model again with its tokenizer files in the same folder"
             }
@@ -372,7 +385,11 @@ fn engine_kind(error: &EngineError) -> Kind {
         EngineError::NotANumber { .. } => Kind::InvalidInput,
         EngineError::Decode(DecodeError::Stopped) => Kind::Interrupted,
         EngineError::Thread(_) => Kind::Memory,
-        EngineError::Decode(_) | EngineError::ShutDown | EngineError::Panicked => Kind::Internal,
+        EngineError::WorkerLost => Kind::Io,
+        EngineError::Decode(_)
+        | EngineError::ShutDown
+        | EngineError::Fault { .. }
+        | EngineError::Panicked => Kind::Internal,
     }
 }
 
@@ -386,6 +403,10 @@ fn engine_hint(error: &EngineError) -> Option<&'static str> {
             Some("the file may be damaged: check it, or quantize the model again")
         }
         EngineError::QueueFull { .. } => Some("ask again later"),
+        EngineError::WorkerLost => Some(
+            "start the worker again, and then this program: the worker had its layers in memory only",
+        ),
+        EngineError::Fault { .. } => Some("run with -v to see llama.cpp's own log"),
         _ => None,
     }
 }

@@ -12,6 +12,8 @@ mod inspect;
 mod kernels;
 mod model;
 mod quantize;
+#[cfg(unix)]
+mod rpc;
 mod rules;
 mod run;
 mod server;

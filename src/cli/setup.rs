@@ -7,7 +7,7 @@ use super::compute::{check_memory, resolve_threads};
 use super::{note, signal};
 use crate::engine::{Engine, EngineParams};
 use crate::error::Error;
-use crate::llama::{ContextParams, LoadParams};
+use crate::llama::{self, ContextParams, LoadParams};
 use crate::model::loaded::Model;
 use crate::model::{Check, ModelFile};
 
@@ -56,6 +56,9 @@ pub fn load(
     n_ctx: u32,
     n_parallel: u32,
 ) -> Result<(Model, ContextParams), Error> {
+    if !args.rpc.is_empty() {
+        llama::add_workers(llama::backend()?, &args.rpc)?;
+    }
     let n_threads = resolve_threads(args.threads);
     let mut params = LoadParams {
         n_gpu_layers: args.n_gpu_layers,

@@ -8,9 +8,11 @@
 mod backend;
 mod batch;
 mod context;
+mod fault;
 mod log;
 mod model;
 mod repack;
+mod rpc;
 mod settings;
 mod stream;
 mod threadpool;
@@ -19,8 +21,10 @@ mod vocab;
 pub use backend::{Backend, BackendError, Device, backend, devices};
 pub use batch::Batch;
 pub use context::{Context, ContextError, ContextParams, DecodeError, all_logits};
+pub use fault::OnFault;
 pub use model::{LoadError, LoadParams, Model, Progress, Source};
 pub use repack::{Repack, can_repack};
+pub use rpc::{Endpoint, RpcError, add_workers, work};
 pub use settings::{CacheType, FlashAttention};
 pub use vocab::{TokenAttributes, TokenizeError, VocabKind};
 
