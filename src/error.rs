@@ -12,7 +12,8 @@ use crate::engine::tokenize::TextError;
 use crate::engine::{ConstraintError, EngineError};
 use crate::fit::Memory;
 use crate::llama::{
-    AdapterLoadError, BackendError, CacheType, ContextError, DecodeError, LoadError, TokenizeError,
+    AdapterLoadError, BackendError, CacheType, ContextError, DecodeError, LoadError, RpcError,
+    TokenizeError,
 };
 use crate::model::AdapterError;
 use crate::server::ServerError;
@@ -244,6 +245,9 @@ pub enum Error {
     /// The server does not start.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// A worker cannot be used, or cannot work.
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
     /// Ctrl-C, or loading was cancelled.
     #[error("interrupted")]
     Interrupted,
@@ -307,6 +311,8 @@ impl Error {
             Error::Read { .. } | Error::Write(_) | Error::Cache(_) => Kind::Io,
             Error::NotUtf8 { .. } | Error::TextTooLong { .. } => Kind::InvalidInput,
             Error::Server(error) => server_kind(error),
+            Error::Rpc(RpcError::NoLibrary { .. } | RpcError::Stopped { .. }) => Kind::Internal,
+            Error::Rpc(_) => Kind::Io,
             Error::Interrupted => Kind::Interrupted,
         }
     }
@@ -353,6 +359,12 @@ impl Error {
             }
             Error::Engine(error) => engine_hint(error)?,
             Error::Server(error) => server_hint(error)?,
+            Error::Rpc(RpcError::NoLibrary { .. }) => {
+                "keep the folder `backends` complete; it is built with GGML_RPC=ON, as .cargo/config.toml says"
+            }
+            Error::Rpc(RpcError::Unreachable { .. }) => {
+                "start one there: `yi worker --listen HOST:PORT`"
+            }
             Error::NoTokenizer { .. } => {
                 "convert the model again with its tokenizer files in the same folder"
             }
@@ -418,7 +430,11 @@ fn engine_kind(error: &EngineError) -> Kind {
         EngineError::NotANumber { .. } => Kind::InvalidInput,
         EngineError::Decode(DecodeError::Stopped) => Kind::Interrupted,
         EngineError::Thread(_) => Kind::Memory,
-        EngineError::Decode(_) | EngineError::ShutDown | EngineError::Panicked => Kind::Internal,
+        EngineError::WorkerLost => Kind::Io,
+        EngineError::Decode(_)
+        | EngineError::ShutDown
+        | EngineError::Fault { .. }
+        | EngineError::Panicked => Kind::Internal,
     }
 }
 
@@ -432,6 +448,10 @@ fn engine_hint(error: &EngineError) -> Option<&'static str> {
             Some("the file may be damaged: check it, or quantize the model again")
         }
         EngineError::QueueFull { .. } => Some("ask again later"),
+        EngineError::WorkerLost => Some(
+            "start the worker again, and then this program: the worker had its layers in memory only",
+        ),
+        EngineError::Fault { .. } => Some("run with -v to see llama.cpp's own log"),
         _ => None,
     }
 }

@@ -18,6 +18,8 @@ mod model;
 mod overflow;
 mod prefix_cache;
 mod quantize;
+#[cfg(unix)]
+mod rpc;
 mod rules;
 mod run;
 mod sampling;

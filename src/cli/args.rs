@@ -10,7 +10,7 @@ use yi_quantize::request::byte_size;
 use super::compute::ComputeArgs;
 use crate::engine::PrefixCache;
 use crate::error::Error;
-use crate::llama::{MAX_THREADS, Numa, RopeParams, RopeScaling};
+use crate::llama::{Endpoint, MAX_THREADS, Numa, RopeParams, RopeScaling};
 
 /// Where the model is and how to compute.
 #[derive(Debug, Clone, Args)]
@@ -28,6 +28,10 @@ pub struct ModelArgs {
     /// Layers to put on the GPU, also written -ngl; needs a GPU library in the folder `backends`
     #[arg(long, visible_alias = "gpu-layers", value_name = "N")]
     pub n_gpu_layers: Option<u32>,
+    /// Workers, as in `yi worker`, that hold the layers and compute them: HOST:PORT,HOST:PORT. Nothing of it
+    /// is encrypted
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub rpc: Vec<Endpoint>,
     /// Read the weights into memory instead of mapping the file
     #[arg(long)]
     pub no_mmap: bool,

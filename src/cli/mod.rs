@@ -21,6 +21,7 @@ mod setup;
 mod signal;
 mod tokenize;
 mod version;
+mod worker;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -65,6 +66,8 @@ enum Command {
     Keys(keys::KeysArgs),
     /// Verify and sum up the server's audit log
     Audit(audit::AuditArgs),
+    /// Compute a part of a model for another machine
+    Worker(worker::WorkerArgs),
     /// Measure speed as llama-bench does, beside what the machine's memory allows
     Bench(Box<bench::BenchArgs>),
     /// Show the memory that a model takes, and the largest type and context that fit
@@ -136,6 +139,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Some(Command::Serve(args)) => serve::run(*args.clone()),
         Some(Command::Keys(args)) => keys::run(args),
         Some(Command::Audit(args)) => audit::run(args),
+        Some(Command::Worker(args)) => worker::run(args),
         Some(Command::Bench(args)) => bench::run(args),
         Some(Command::Fit(args)) => fit::run(args),
         Some(Command::Embed(args)) => embed::run(args),

@@ -66,6 +66,9 @@ pub fn load(
     if let Some(numa) = args.numa {
         llama::init_numa(llama::backend()?, numa);
     }
+    if !args.rpc.is_empty() {
+        llama::add_workers(llama::backend()?, &args.rpc)?;
+    }
     let n_threads = resolve_threads(args.threads);
     let mut params = LoadParams {
         n_gpu_layers: args.n_gpu_layers,

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use super::error::EngineError;
@@ -113,9 +113,34 @@ impl Sender {
         }
     }
 
+    /// What ends the answer from elsewhere.
+    pub fn ending(&self) -> Ending {
+        Ending(Arc::downgrade(&self.channel))
+    }
+
     /// Ends the answer.
     pub fn finish(self, end: Result<Finished, EngineError>) {
         self.channel.lock().end = Some(end);
+    }
+}
+
+/// Ends an answer when the engine's thread no longer can.
+#[derive(Debug)]
+pub struct Ending(Weak<Channel>);
+
+impl Ending {
+    /// Whether both ends are gone.
+    pub fn is_over(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+
+    /// Ends the answer, if it has not ended.
+    pub fn end(&self, error: EngineError) {
+        if let Some(channel) = self.0.upgrade() {
+            let mut state = channel.lock();
+            state.end.get_or_insert(Err(error));
+            channel.wake(state);
+        }
     }
 }
 

@@ -85,9 +85,37 @@ pub enum EngineError {
     /// The engine was dropped.
     #[error("the engine has been shut down")]
     ShutDown,
+    /// llama.cpp cannot go on, after a fault of its own; the engine answers nothing more.
+    #[error("the engine has failed: llama.cpp cannot go on ({message})")]
+    Fault {
+        /// What llama.cpp says, and where in its source.
+        message: String,
+    },
+    /// A worker that has some of the model's layers does not answer any more; nor does the engine.
+    #[error("the engine has failed: a worker that holds a part of the model is gone")]
+    WorkerLost,
     /// A fault in the engine ended its thread, and all requests with it.
     #[error("the engine has failed; its thread panicked")]
     Panicked,
+}
+
+impl EngineError {
+    /// What a fault inside llama.cpp means, from its own words.
+    pub(super) fn of_fault(message: &str) -> Self {
+        // ggml-rpc.cpp: RPC_STATUS_ASSERT.
+        if message.contains("Remote RPC server crashed") {
+            EngineError::WorkerLost
+        } else {
+            EngineError::Fault {
+                message: message.trim_end().to_owned(),
+            }
+        }
+    }
+
+    /// Whether a thread of the engine never ends, see [`OnFault`](crate::llama::OnFault).
+    pub(super) fn is_fault(&self) -> bool {
+        matches!(self, EngineError::Fault { .. } | EngineError::WorkerLost)
+    }
 }
 
 /// The tokens asked for matter only where the prompt itself fits.

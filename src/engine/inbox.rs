@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::answer::{Reader, Sender};
+use super::answer::{Ending, Reader, Sender};
 use super::constrain::Matcher;
 use super::error::EngineError;
 use super::request::Request;
@@ -34,6 +34,8 @@ struct State {
     queue: VecDeque<Waiting>,
     /// Why nothing is accepted any more.
     closed: Option<EngineError>,
+    /// All answers that may not have ended yet.
+    answers: Vec<Ending>,
     /// Something has happened since the engine last looked.
     nudged: bool,
 }
@@ -63,6 +65,8 @@ impl Inbox {
         if n_waiting >= self.n_queue {
             return Err(EngineError::QueueFull { n_waiting });
         }
+        state.answers.retain(|answer| !answer.is_over());
+        state.answers.push(waiting.sender.ending());
         state.queue.push_back(waiting);
         self.wake(state);
         Ok(())
@@ -84,6 +88,15 @@ impl Inbox {
         state.closed.get_or_insert(reason);
         state.queue.clear();
         self.wake(state);
+    }
+
+    /// Closes it when the engine's thread does nothing more, and ends the answers in its stead.
+    pub fn fail(&self, reason: EngineError) {
+        self.close(reason.clone());
+        let answers = std::mem::take(&mut self.lock().answers);
+        for answer in answers {
+            answer.end(reason.clone());
+        }
     }
 
     /// Whether it is closed.

@@ -13,7 +13,7 @@ use super::inbox::{Inbox, Waiting};
 use super::request::{Overflow, Request};
 use super::scheduler::Scheduler;
 use super::tokenize::Tokenizer;
-use crate::llama::Context;
+use crate::llama::{Context, OnFault};
 
 /// How an engine treats its requests.
 #[derive(Debug, Clone)]
@@ -85,6 +85,7 @@ const STACK_BYTES: usize = 8 << 20;
 pub struct Engine {
     inbox: Arc<Inbox>,
     thread: Option<JoinHandle<()>>,
+    _on_fault: OnFault,
     stop: Arc<AtomicBool>,
     tokenizer: Tokenizer,
     n_ctx: usize,
@@ -115,6 +116,10 @@ impl Engine {
         let inbox = Arc::new(Inbox::new(params.n_queue));
         let stop = Arc::clone(context.stop_flag());
         let n_prefill = params.n_prefill;
+        let on_fault = {
+            let inbox = Arc::clone(&inbox);
+            OnFault::new(move |message| inbox.fail(EngineError::of_fault(message)))
+        };
         let thread = {
             let (inbox, tokenizer) = (Arc::clone(&inbox), tokenizer.clone());
             start(Arc::clone(&inbox), move || {
@@ -124,6 +129,7 @@ impl Engine {
         Ok(Engine {
             inbox,
             thread: Some(thread),
+            _on_fault: on_fault,
             stop,
             tokenizer,
             n_ctx,
@@ -206,6 +212,10 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.inbox.close(EngineError::ShutDown);
+        if self.inbox.failure().is_some_and(|error| error.is_fault()) {
+            // The thread sleeps for ever, and keeps what llama.cpp was using.
+            return;
+        }
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             // If it panicked, its requests were told.
@@ -282,6 +292,23 @@ mod tests {
         }
         assert!(thread.unwrap().join().is_err());
         assert!(matches!(ask(), Err(EngineError::Panicked)));
+    }
+
+    #[test]
+    fn a_fault_of_llama_cpp_ends_all_answers_though_the_thread_never_does() {
+        let inbox = Arc::new(Inbox::new(8));
+        let ask = || submit(&inbox, 8, Request::new(vec![1]), None, 0);
+        let (running, waiting) = (ask().unwrap(), ask().unwrap());
+        let (_taken, ()) = inbox.take(|_| Some(())).unwrap();
+        inbox.fail(EngineError::of_fault("ggml.c:1: GGML_ASSERT(false) failed"));
+        for answer in [running, waiting] {
+            let events: Vec<_> = answer.collect();
+            assert!(
+                matches!(events[..], [Err(EngineError::Fault { .. })]),
+                "{events:?}"
+            );
+        }
+        assert!(matches!(ask(), Err(EngineError::Fault { .. })));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_sys_2 as sys;
 
-use super::{log, text_from};
+use super::{fault, log, text_from};
 
 /// Why llama.cpp cannot start.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -128,6 +128,7 @@ pub fn init_numa(_started: &Backend, numa: super::Numa) {
 
 fn start() -> Result<Backend, BackendError> {
     log::redirect();
+    fault::contain();
     let candidates = candidates();
     let Some(folder) = candidates.iter().find(|folder| has_cpu_library(folder)) else {
         return Err(BackendError::Missing {
