@@ -39,8 +39,8 @@ pub mod repack;
 
 pub use engine::sample::SamplingParams;
 pub use engine::{
-    Answer, Engine, EngineError, EngineParams, Event, Finished, Limits, Outcome, Piece, Request,
-    Stats, StopReason,
+    Answer, BatchCosts, Engine, EngineError, EngineParams, Event, Finished, Limits, Outcome, Piece,
+    Request, Speculation, Stats, StopReason,
 };
 pub use error::Error;
 pub use llama::{CacheType, ContextParams, FlashAttention, LoadParams, Repack};

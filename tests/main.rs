@@ -15,6 +15,7 @@ mod quantize;
 mod rules;
 mod run;
 mod settings;
+mod speculation;
 #[cfg(unix)]
 mod terminal;
 mod tokenize;

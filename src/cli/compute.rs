@@ -6,6 +6,7 @@ use yi_quantize::threads::Processors;
 
 use super::args::{count, threads};
 use super::note;
+use crate::engine::{EngineParams, Speculation};
 use crate::error::{Error, gib};
 use crate::llama::{
     self, CacheType, ContextParams, FlashAttention, LoadParams, MAX_THREADS, Repack,
@@ -16,6 +17,9 @@ use crate::repack::{RepackChoice, repacked_bytes};
 /// The most tokens that are computed at once. More are not faster on a CPU, and the memory for the
 /// computation grows with them (`yi fit` shows it).
 pub const N_BATCH: u32 = 512;
+
+/// More guesses than this are never right together often enough.
+const MAX_DRAFT: usize = 256;
 
 /// How to compute.
 #[derive(Debug, Args)]
@@ -43,6 +47,30 @@ pub struct ComputeArgs {
     /// auto: what is fastest for the type and the machine
     #[arg(long, value_name = "WHICH", default_value = "auto")]
     pub repack: RepackChoice,
+    /// What guesses tokens in advance, which changes the speed and no token: ngram-simple (what followed when
+    /// the last tokens occurred before) or none
+    #[arg(long, value_name = "TYPE", default_value = "ngram-simple")]
+    pub spec_type: SpecType,
+    /// Most tokens guessed in advance
+    #[arg(long, value_name = "N", default_value_t = Speculation::default().n_max,
+          value_parser = draft_length)]
+    pub spec_draft_n_max: usize,
+}
+
+/// What guesses tokens in advance, by llama.cpp's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum SpecType {
+    /// Nothing.
+    None,
+    /// The prompt and the answer so far.
+    NgramSimple,
+}
+
+fn draft_length(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if n <= MAX_DRAFT => Ok(n),
+        _ => Err(format!("it must be a number from 0 to {MAX_DRAFT}")),
+    }
 }
 
 impl ComputeArgs {
@@ -58,6 +86,19 @@ impl ComputeArgs {
             type_k: self.cache_type_k,
             type_v: self.cache_type_v,
             flash_attention: self.flash_attn,
+        }
+    }
+
+    /// How the engine treats its requests.
+    pub fn engine(&self) -> EngineParams {
+        EngineParams {
+            speculation: Speculation {
+                n_max: match self.spec_type {
+                    SpecType::None => 0,
+                    SpecType::NgramSimple => self.spec_draft_n_max,
+                },
+            },
+            ..EngineParams::default()
         }
     }
 

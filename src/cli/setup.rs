@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::args::ModelArgs;
 use super::compute::{check_memory, resolve_threads};
 use super::{note, signal};
-use crate::engine::{Engine, EngineParams};
+use crate::engine::Engine;
 use crate::error::Error;
 use crate::llama::LoadParams;
 use crate::model::loaded::Model;
@@ -48,6 +48,6 @@ pub fn ready(
             "note: the context of {n_ctx} tokens is longer than the {n_ctx_train} that the model was trained for"
         ));
     }
-    let engine = model.engine(&context, &EngineParams::default(), signal::stop_flag())?;
+    let engine = model.engine(&context, &args.compute.engine(), signal::stop_flag())?;
     Ok(Ready { model, engine })
 }

@@ -178,6 +178,7 @@ impl Answer {
             text: String::new(),
             tokens: Vec::new(),
             logprobs: Vec::new(),
+            close: Vec::new(),
             stop: StopReason::Interrupted,
             stats: Stats::default(),
         };
@@ -185,6 +186,9 @@ impl Answer {
             match event? {
                 Event::Piece(piece) => {
                     outcome.text.push_str(&piece.text);
+                    if piece.is_close {
+                        outcome.close.push(outcome.tokens.len());
+                    }
                     outcome.tokens.extend(piece.token);
                     outcome.logprobs.extend(piece.logprobs);
                     if !piece.text.is_empty() && on_text(&piece.text).is_break() {

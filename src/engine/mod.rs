@@ -2,10 +2,12 @@
 
 mod answer;
 mod cells;
+mod costs;
 mod error;
 mod inbox;
 mod jinja;
 mod logprobs;
+mod lookup;
 mod request;
 pub mod sample;
 mod scheduler;
@@ -18,10 +20,11 @@ pub mod tokenize;
 mod trace;
 
 pub use answer::Answer;
+pub use costs::{BatchCosts, CostsError};
 pub use error::EngineError;
 pub use logprobs::{Logprob, TokenLogprobs};
 pub use request::{
-    Event, Finished, Limits, MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_STRINGS, Outcome, Piece,
-    Request, Stats, StopReason,
+    CLOSE_LOGITS, Event, Finished, Limits, MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_STRINGS, Outcome,
+    Piece, Request, Stats, StopReason,
 };
-pub use service::{Engine, EngineParams};
+pub use service::{Engine, EngineParams, Speculation};

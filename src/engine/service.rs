@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::answer::{Answer, channel};
+use super::costs::BatchCosts;
 use super::error::EngineError;
 use super::inbox::{Inbox, Waiting};
 use super::request::Request;
@@ -14,7 +15,7 @@ use super::tokenize::Tokenizer;
 use crate::llama::Context;
 
 /// How an engine treats its requests.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EngineParams {
     /// The most requests that wait; one more is refused at once.
     pub n_queue: usize,
@@ -23,6 +24,27 @@ pub struct EngineParams {
     /// The most tokens of prompts that are computed in one batch with others' next tokens: who generates
     /// waits no longer than for so many tokens. Without others, prompts fill the batch.
     pub n_prefill: usize,
+    /// How tokens are guessed in advance.
+    pub speculation: Speculation,
+    /// What short batches cost here; `None` = what is known of the model's types and this machine's kernels.
+    pub batch_costs: Option<BatchCosts>,
+}
+
+/// How tokens are guessed in advance, to be computed in the batch of the token before them.
+///
+/// Guesses that the request's own sampler does not choose are dropped, so they change the speed and no
+/// token, up to rounding: see [`Engine`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Speculation {
+    /// The most guesses in one batch for one request; 0 = none.
+    pub n_max: usize,
+}
+
+impl Default for Speculation {
+    /// Prompt lookup, which costs nothing where it finds nothing.
+    fn default() -> Self {
+        Speculation { n_max: 16 }
+    }
 }
 
 impl Default for EngineParams {
@@ -31,6 +53,8 @@ impl Default for EngineParams {
             n_queue: 64,
             n_events: 256,
             n_prefill: 64,
+            speculation: Speculation::default(),
+            batch_costs: None,
         }
     }
 }
@@ -52,7 +76,8 @@ const STACK_BYTES: usize = 8 << 20;
 /// logits may differ:
 ///
 /// - Several tokens in one batch are multiplied by other kernels than a single one. How many there are
-///   depends on what else runs: on the other requests' tokens, and on the pieces that prompts come in.
+///   depends on what else runs: on the other requests' tokens, and on the pieces that prompts come in. How
+///   many are guessed in advance ([`Speculation`]) depends on the request alone where it runs alone.
 /// - Attention adds up a sequence's tokens in the order of their places in the KV cache, which all
 ///   sequences share.
 /// - Where the start of a prompt is taken from an earlier request, it is as computed then.
@@ -89,11 +114,11 @@ impl Engine {
         let n_ctx = n_ctx.min(context.n_ctx());
         let inbox = Arc::new(Inbox::new(params.n_queue));
         let stop = Arc::clone(context.stop_flag());
-        let n_prefill = params.n_prefill;
         let thread = {
             let (inbox, tokenizer) = (Arc::clone(&inbox), tokenizer.clone());
+            let params = params.clone();
             start(Arc::clone(&inbox), move || {
-                Scheduler::new(context, tokenizer, inbox, n_ctx, n_prefill).run();
+                Scheduler::new(context, tokenizer, inbox, n_ctx, &params).run();
             })?
         };
         Ok(Engine {
@@ -232,6 +257,7 @@ mod tests {
                 token: Some(1),
                 text: String::new(),
                 logprobs: None,
+                is_close: false,
             });
         }
         assert_eq!(sender.reader(), Reader::Lags);
