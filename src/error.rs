@@ -11,6 +11,7 @@ use crate::engine::template::TemplateError;
 use crate::engine::tokenize::TextError;
 use crate::fit::Memory;
 use crate::llama::{BackendError, CacheType, ContextError, DecodeError, LoadError, TokenizeError};
+use crate::tune::StoreError;
 
 /// Kinds of failure; the exit codes are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,6 +181,9 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// What `yi tune` found cannot be kept.
+    #[error(transparent)]
+    Profile(#[from] StoreError),
     /// Cannot read a file.
     #[error("cannot read {name}: {source}")]
     Read {
@@ -268,7 +272,7 @@ impl Error {
             Error::NoTokenizer { .. } | Error::NoChatTemplate { .. } | Error::NoDecoder { .. } => {
                 Kind::Unsupported
             }
-            Error::Read { .. } | Error::Write(_) => Kind::Io,
+            Error::Read { .. } | Error::Write(_) | Error::Profile(_) => Kind::Io,
             Error::NotUtf8 { .. } | Error::TextTooLong { .. } => Kind::InvalidInput,
             Error::Interrupted => Kind::Interrupted,
         }

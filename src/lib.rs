@@ -36,6 +36,7 @@ pub mod fit;
 pub mod llama;
 pub mod model;
 pub mod repack;
+pub mod tune;
 
 pub use engine::sample::SamplingParams;
 pub use engine::{

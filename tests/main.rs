@@ -20,4 +20,5 @@ mod speculation;
 mod terminal;
 mod tokenize;
 mod tokenizer;
+mod tune;
 mod util;

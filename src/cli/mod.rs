@@ -12,6 +12,7 @@ mod run;
 mod setup;
 mod signal;
 mod tokenize;
+mod tune;
 mod version;
 
 use std::ffi::OsString;
@@ -50,6 +51,8 @@ enum Command {
     Chat(chat::ChatArgs),
     /// Measure speed as llama-bench does, beside what the machine's memory allows
     Bench(Box<bench::BenchArgs>),
+    /// Measure which settings are fastest for a model on this machine, and use them from then on
+    Tune(tune::TuneArgs),
     /// Show the memory that a model takes, and the largest type and context that fit
     Fit(fit::FitArgs),
     /// Show a file's metadata, tensors and size by type
@@ -95,6 +98,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Chat(args)) => chat::run(args),
         Some(Command::Bench(args)) => bench::run(args),
+        Some(Command::Tune(args)) => tune::run(args),
         Some(Command::Fit(args)) => fit::run(args),
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),

@@ -3,13 +3,14 @@
 use std::ops::ControlFlow;
 
 use super::args::ModelArgs;
-use super::compute::{check_memory, resolve_threads};
+use super::compute::{check_memory, resolve_repack};
 use super::{note, signal};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::llama::LoadParams;
 use crate::model::loaded::Model;
 use crate::model::{Check, ModelFile};
+use crate::repack::RepackChoice;
 
 /// A model that is loaded, and an engine over it.
 pub struct Ready {
@@ -30,17 +31,21 @@ pub fn ready(
         });
     }
     before_loading(&file)?;
-    let n_threads = resolve_threads(args.threads);
+    let compute = args
+        .compute
+        .resolve(&file, args.threads, args.n_gpu_layers)?;
+    let n_gpu_layers = compute.settings.n_gpu_layers;
     let mut params = LoadParams {
-        n_gpu_layers: args.n_gpu_layers,
+        n_gpu_layers,
         mmap: !args.no_mmap,
         mlock: args.mlock,
-        repack: args.compute.resolve_repack(&file, args.n_gpu_layers)?,
+        repack: resolve_repack(&compute.settings.repack, &file, n_gpu_layers)?,
         ..LoadParams::default()
     };
     let n_ctx = file.resolve_n_ctx(args.ctx_size);
-    let context = args.compute.context(n_ctx, n_threads);
-    check_memory(&file, &args.compute.repack, &mut params, &context)?;
+    let context = compute.context(n_ctx);
+    let asked = args.compute.asked_repack(RepackChoice::Auto);
+    check_memory(&file, &asked, &mut params, &context)?;
     let model = Model::load(file, &params, &mut |_| ControlFlow::Continue(()))?;
     let n_ctx_train = model.loaded().n_ctx_train();
     if n_ctx as usize > n_ctx_train {
@@ -48,6 +53,6 @@ pub fn ready(
             "note: the context of {n_ctx} tokens is longer than the {n_ctx_train} that the model was trained for"
         ));
     }
-    let engine = model.engine(&context, &args.compute.engine(), signal::stop_flag())?;
+    let engine = model.engine(&context, &compute.engine(), signal::stop_flag())?;
     Ok(Ready { model, engine })
 }

@@ -13,6 +13,7 @@ use crate::engine::tokenize::Tokenizer;
 use crate::engine::{Engine, EngineParams};
 use crate::error::Error;
 use crate::llama::{self, ContextParams, LoadParams, MAX_THREADS, Progress};
+use crate::tune;
 
 /// A checked and loaded model with its tokenizer.
 #[derive(Debug)]
@@ -109,6 +110,13 @@ impl Model {
         let n_ctx = context.n_ctx as usize;
         let context = self.file.context(Arc::clone(&self.loaded), context, stop)?;
         let tokenizer = self.tokenizer.clone();
-        Ok(Engine::new(context, tokenizer, n_ctx, params)?)
+        let params = EngineParams {
+            batch_costs: match &params.batch_costs {
+                Some(costs) => Some(costs.clone()),
+                None => Some(tune::batch_costs(self.file.headers(), llama::backend()?)),
+            },
+            ..params.clone()
+        };
+        Ok(Engine::new(context, tokenizer, n_ctx, &params)?)
     }
 }
