@@ -181,6 +181,19 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A draft model with other tokens.
+    #[error(
+        "{} cannot guess for this model: its vocabulary of {n_vocab} tokens is not the same as the model's of {n_wanted}",
+        path.display()
+    )]
+    DraftVocabulary {
+        /// The draft model's file.
+        path: PathBuf,
+        /// Tokens in its vocabulary.
+        n_vocab: usize,
+        /// Tokens in the model's vocabulary.
+        n_wanted: usize,
+    },
     /// What `yi tune` found cannot be kept.
     #[error(transparent)]
     Profile(#[from] StoreError),
@@ -255,7 +268,9 @@ impl Error {
                 ContextError::OutOfRange { .. } | ContextError::NeedsFlashAttention { .. },
             )
             | Error::NothingToRepack { .. } => Kind::Usage,
-            Error::CacheType { .. } | Error::UnknownWidths => Kind::Unsupported,
+            Error::CacheType { .. } | Error::UnknownWidths | Error::DraftVocabulary { .. } => {
+                Kind::Unsupported
+            }
             Error::Context(ContextError::VocabularyOnly) => Kind::Internal,
             Error::Context(ContextError::Refused { .. })
             | Error::ContextMemory { .. }
@@ -309,6 +324,9 @@ impl Error {
                 "`yi inspect` shows names and types; this CPU has kernels for some types only, on AVX2 Q4_0, Q4_K and IQ4_NL"
             }
             Error::CacheType { .. } => "use f16, the default",
+            Error::DraftVocabulary { .. } => {
+                "a draft model is a smaller one of the same family, such as Yi-6B for Yi-34B"
+            }
             Error::Template(TemplateError::Refused { .. }) => {
                 "the model's template decides which messages may follow one another"
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use yi::{
     BatchCosts, ContextParams, EngineParams, Model, Outcome, Request, Speculation, StopReason,
 };
+use yi_quantize::file_type::FileType;
 
 use crate::util::architectures;
 use crate::util::models;
@@ -181,6 +182,81 @@ fn what_is_hardly_ever_right_is_not_guessed() {
     let outcome = engine.submit(request).unwrap().finish().unwrap();
     let Outcome { stats, .. } = outcome;
     assert!(stats.n_drafted < 20, "{stats:?}");
+}
+
+/// An answer whose tokens another model guesses.
+fn drafted(model: &Model, draft: &Model, request: &Request) -> Outcome {
+    let context = ContextParams {
+        n_ctx: 1024,
+        n_threads: 1,
+        ..ContextParams::default()
+    };
+    let params = EngineParams {
+        batch_costs: BatchCosts::try_from(vec![(1, 1.0), (2, 1.01)]).ok(),
+        ..EngineParams::default()
+    };
+    let engine = model
+        .engine_with_draft(&context, &params, Arc::default(), Some(draft))
+        .unwrap();
+    engine.submit(request.clone()).unwrap().finish().unwrap()
+}
+
+#[test]
+fn a_draft_model_changes_no_token_and_a_good_one_is_right() {
+    let model = Model::open(models::demo()).unwrap();
+    // The same model in fewer bits is a good draft model; it could be smaller.
+    let path = models::path_of("demo-draft-q4_0");
+    models::convert_checkpoint(&models::fixture("yi-demo"), &path, FileType::Q4_0);
+    let draft = Model::open(&path).unwrap();
+    let question = "<|im_start|>user\nWhat can you do?<|im_end|>\n<|im_start|>assistant\n";
+    for temp in [0.0, 0.7] {
+        let mut request = request(&model, "", temp, 3);
+        request.prompt = model
+            .tokenizer()
+            .encode_with_special(question, true)
+            .unwrap();
+        request.limits.n_predict = Some(40);
+        request.limits.ignore_end = false;
+        let (guessed, plain) = (
+            drafted(&model, &draft, &request),
+            answer(&model, &request, 0),
+        );
+        assert_same(&guessed, &plain);
+        let stats = guessed.stats;
+        assert!(stats.n_accepted * 2 > stats.n_generated, "{stats:?}");
+    }
+}
+
+#[test]
+fn a_draft_model_that_knows_nothing_is_hardly_asked() {
+    let model = Model::open(models::chatty()).unwrap();
+    let mut request = request(&model, TEXTS[3], 5.0, 1);
+    request.sampling.top_k = 0;
+    request.sampling.top_p = 1.0;
+    request.sampling.min_p = 0.0;
+    let (guessed, plain) = (
+        drafted(&model, &model, &request),
+        answer(&model, &request, 0),
+    );
+    assert_same(&guessed, &plain);
+    assert!(guessed.stats.n_drafted < 60, "{:?}", guessed.stats);
+}
+
+#[test]
+fn a_draft_model_with_other_tokens_is_refused() {
+    let model = Model::open(models::demo()).unwrap();
+    let draft = Model::open(models::golden()).unwrap();
+    let context = ContextParams::default();
+    let refused = model
+        .engine_with_draft(
+            &context,
+            &EngineParams::default(),
+            Arc::default(),
+            Some(&draft),
+        )
+        .unwrap_err();
+    assert_eq!(refused.kind().exit_code(), 6, "{refused}");
+    assert!(refused.to_string().contains("vocabulary"), "{refused}");
 }
 
 #[test]

@@ -54,7 +54,9 @@ fn what_was_measured_is_used_until_a_flag_says_otherwise() {
     assert!(!run().stderr.contains("as tuned"));
 
     let tuned = cache
-        .yi(args!["tune", "-m", model, "--for", "decode", "--json"])
+        .yi(args![
+            "tune", "-m", model, "--for", "decode", "-t", "1", "--json"
+        ])
         .ok();
     let mut profile: Value = serde_json::from_str(&tuned).unwrap();
     assert_eq!(profile["goal"], "decode");
@@ -101,7 +103,9 @@ fn what_was_measured_is_used_until_a_flag_says_otherwise() {
 fn a_damaged_profile_is_said_and_left_aside() {
     let cache = Cache::new();
     let model = models::chatty();
-    let tuned = cache.yi(args!["tune", "-m", model, "--json"]).ok();
+    let tuned = cache
+        .yi(args!["tune", "-m", model, "-t", "1", "--json"])
+        .ok();
     let [file] = &cache.files()[..] else {
         panic!("{:?}", cache.files());
     };
@@ -132,7 +136,9 @@ fn a_damaged_profile_is_said_and_left_aside() {
         ran.ok();
     }
     // Tuned again, it is whole.
-    cache.yi(args!["tune", "-m", model, "--json"]).ok();
+    cache
+        .yi(args!["tune", "-m", model, "-t", "1", "--json"])
+        .ok();
     let ran = cache.yi(args!["run", "-m", model, "-p", "Hi", "-n", "1", "-t", "1"]);
     assert!(ran.stderr.contains("as tuned"), "{}", ran.stderr);
 }

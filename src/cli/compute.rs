@@ -1,5 +1,7 @@
 //! How to compute: flags that `run`, `chat` and `bench` share, and what they mean on this machine.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use yi_quantize::memory;
 use yi_quantize::threads::Processors;
@@ -55,6 +57,10 @@ pub struct ComputeArgs {
     /// the last tokens occurred before) or none
     #[arg(long, value_name = "TYPE", default_value = "ngram-simple")]
     pub spec_type: SpecType,
+    /// A smaller model with the same vocabulary that guesses tokens in advance where ngram-simple finds
+    /// nothing, also written -md
+    #[arg(long, visible_alias = "spec-draft-model", value_name = "FILE")]
+    pub model_draft: Option<PathBuf>,
     /// Most tokens guessed in advance
     #[arg(long, value_name = "N", default_value_t = Speculation::default().n_max,
           value_parser = draft_length)]

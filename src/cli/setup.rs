@@ -53,6 +53,13 @@ pub fn ready(
             "note: the context of {n_ctx} tokens is longer than the {n_ctx_train} that the model was trained for"
         ));
     }
-    let engine = model.engine(&context, &compute.engine(), signal::stop_flag())?;
+    let draft = args
+        .compute
+        .model_draft
+        .as_deref()
+        .map(Model::open)
+        .transpose()?;
+    let stop = signal::stop_flag();
+    let engine = model.engine_with_draft(&context, &compute.engine(), stop, draft.as_ref())?;
     Ok(Ready { model, engine })
 }

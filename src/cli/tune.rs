@@ -25,6 +25,9 @@ pub struct TuneArgs {
     /// What is to be fast
     #[arg(long = "for", value_name = "GOAL", default_value = "balanced")]
     goal: Goal,
+    /// So many threads, instead of finding out how many are best
+    #[arg(short, long, value_name = "N", value_parser = super::args::threads)]
+    threads: Option<usize>,
     /// Print what was found as JSON
     #[arg(long)]
     json: bool,
@@ -61,7 +64,8 @@ pub fn run(args: &TuneArgs) -> Result<(), Error> {
             ));
         }
     };
-    let profile = tune::search(&file, args.goal, signal::stop_flag(), &mut on_row)?;
+    let stop = signal::stop_flag();
+    let profile = tune::search(&file, args.goal, args.threads, stop, &mut on_row)?;
     if let Some(error) = failure {
         return Err(Error::Write(error));
     }

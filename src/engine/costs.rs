@@ -81,11 +81,23 @@ impl BatchCosts {
     /// right, in descending order.
     #[must_use]
     pub fn n_worth(&self, n_sure: usize, chances: impl IntoIterator<Item = f32>) -> usize {
+        self.n_worth_with(n_sure, chances, 0.0)
+    }
+
+    /// The same where each guess costs `each` before it is computed.
+    #[must_use]
+    pub fn n_worth_with(
+        &self,
+        n_sure: usize,
+        chances: impl IntoIterator<Item = f32>,
+        each: f64,
+    ) -> usize {
         let mut expected = n_sure as f64;
         let mut best = (expected / self.of(n_sure), 0);
         for (i, chance) in chances.into_iter().enumerate() {
             expected += f64::from(chance);
-            let rate = expected / self.of(n_sure + i + 1);
+            let n = i + 1;
+            let rate = expected / (self.of(n_sure + n) + n as f64 * each);
             if rate > best.0 {
                 best = (rate, i + 1);
             }

@@ -3,6 +3,7 @@
 mod answer;
 mod cells;
 mod costs;
+mod drafter;
 mod error;
 mod inbox;
 mod jinja;

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use super::answer::Reader;
 use super::cells::{Cell, Cells};
 use super::costs::BatchCosts;
+use super::drafter::Drafter;
 use super::error::EngineError;
 use super::inbox::{Inbox, Waiting};
 use super::request::{Request, StopReason};
@@ -32,6 +33,7 @@ pub struct Scheduler {
     /// The most guesses in one batch for one request.
     n_draft: usize,
     costs: BatchCosts,
+    drafter: Option<Drafter>,
     /// The slot whose turn it is when not all that generate are in the next batch.
     turn: usize,
     /// A part of a sequence can be removed or shared.
@@ -51,8 +53,19 @@ struct Part {
     /// Index of the last of them in the batch, where its logits are asked for.
     output: Option<usize>,
     /// Guesses after them, whose logits are asked for, too.
-    draft: Vec<TokenId>,
+    draft: Draft,
 }
+
+/// What is guessed to follow a slot's input.
+#[derive(Debug, Default)]
+struct Draft {
+    tokens: Vec<TokenId>,
+    /// The draft model computed it.
+    by_model: bool,
+}
+
+/// A guess as likely as this needs no draft model.
+const GOOD_CHANCE: f32 = 0.6;
 
 /// Where a request goes.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +80,7 @@ impl Scheduler {
     /// Over a fresh context. `n_ctx` is at most what it holds.
     pub fn new(
         context: Context,
+        drafter: Option<Drafter>,
         tokenizer: Tokenizer,
         inbox: Arc<Inbox>,
         n_ctx: usize,
@@ -85,6 +99,7 @@ impl Scheduler {
             // Guesses that are wrong must be removed again.
             n_draft: if can_cut { params.speculation.n_max } else { 0 },
             costs: params.batch_costs.clone().unwrap_or_default(),
+            drafter: drafter.filter(|_| can_cut),
             turn: 0,
             slots: (0..n_slots).map(|_| Slot::default()).collect(),
             cells: Cells::new(n_ctx),
@@ -221,6 +236,10 @@ impl Scheduler {
             self.cut(target, n_cached);
         } else {
             self.cut(target, 0);
+            // What it has of others' prompts must not show in the time that this one takes.
+            if let Some(drafter) = &mut self.drafter {
+                drafter.forget(target);
+            }
             if let Some(source) = source {
                 self.copy(source, target, n_cached);
             }
@@ -309,7 +328,7 @@ impl Scheduler {
         share(n_prefill, &mut prompts);
         let generating = generating.into_iter().map(|slot| (slot, 1));
         for (slot, n_tokens) in generating.chain(prompts) {
-            self.add(slot, n_tokens, Vec::new());
+            self.add(slot, n_tokens, Draft::default());
         }
     }
 
@@ -322,30 +341,49 @@ impl Scheduler {
     }
 
     /// For each of the slots, the guesses that are worth their time.
-    fn drafts(&self, generating: &[usize]) -> Vec<Vec<TokenId>> {
+    fn drafts(&mut self, generating: &[usize]) -> Vec<Draft> {
         let n_room = self.context.n_batch() - generating.len();
-        let mut drafts: Vec<Vec<TokenId>> = vec![Vec::new(); generating.len()];
         let mut guesses = Vec::new();
+        let mut drafted = vec![false; generating.len()];
         for (i, &slot) in generating.iter().enumerate() {
             let Slot { job, tokens, .. } = &self.slots[slot];
             let Some(job) = job else { continue };
             // Within the places that are kept for the request anyway.
             let n_max = job.n_cells.saturating_sub(tokens.len() + 1);
-            let draft = job.draft(n_max.min(self.n_draft).min(n_room));
-            guesses.extend(draft.map(|(token, chance)| (chance, i, token)));
+            let n_max = n_max.min(self.n_draft).min(n_room);
+            let mut draft: Vec<_> = job.draft(n_max).collect();
+            // A good guess that costs nothing is better than one that must be computed.
+            let is_good = draft
+                .first()
+                .is_some_and(|&(_, chance)| chance >= GOOD_CHANCE);
+            if let Some(drafter) = self.drafter.as_mut().filter(|_| !is_good) {
+                let computed = drafter.draft(slot, &job.input, n_max, &self.costs);
+                if !computed.is_empty() {
+                    draft = computed;
+                    drafted[i] = true;
+                }
+            }
+            guesses.extend(draft.into_iter().map(|(token, chance)| (chance, i, token)));
         }
         // The likeliest first; stable, so that each slot's guesses stay in order.
         guesses.sort_by(|a, b| b.0.total_cmp(&a.0));
         guesses.truncate(n_room);
         let chances = guesses.iter().map(|&(chance, ..)| chance);
         guesses.truncate(self.costs.n_worth(generating.len(), chances));
+        let mut drafts: Vec<Draft> = drafted
+            .into_iter()
+            .map(|by_model| Draft {
+                tokens: Vec::new(),
+                by_model,
+            })
+            .collect();
         for (_, i, token) in guesses {
-            drafts[i].push(token);
+            drafts[i].tokens.push(token);
         }
         drafts
     }
 
-    fn add(&mut self, index: usize, n_tokens: usize, draft: Vec<TokenId>) {
+    fn add(&mut self, index: usize, n_tokens: usize, draft: Draft) {
         let slot = &self.slots[index];
         let Some(job) = slot.job.as_ref().filter(|_| n_tokens > 0) else {
             return;
@@ -357,7 +395,7 @@ impl Scheduler {
         }
         let is_whole = from + n_tokens == job.input.len();
         let output = is_whole.then(|| self.batch.len() - 1);
-        for (i, &token) in draft.iter().enumerate() {
+        for (i, &token) in draft.tokens.iter().enumerate() {
             let position = from + n_tokens + i;
             self.batch.push(token, position, sequence(index), true);
         }
@@ -379,7 +417,7 @@ impl Scheduler {
         match computed {
             Ok(()) => {
                 for part in &parts {
-                    let n_places = part.n_tokens + part.draft.len();
+                    let n_places = part.n_tokens + part.draft.tokens.len();
                     let rest = places.split_off(n_places.min(places.len()));
                     self.take_part(part, places);
                     places = rest;
@@ -426,7 +464,8 @@ impl Scheduler {
             slot.cells.append(&mut places);
             return;
         };
-        job.count_drafted(part.draft.len());
+        let draft = &part.draft;
+        job.count_drafted(draft.tokens.len());
         let mut n_right = 0;
         let next = loop {
             let next = match self.context.logits(output + n_right) {
@@ -435,7 +474,7 @@ impl Scheduler {
                     n_tokens: job.input.len(),
                 }),
             };
-            match part.draft.get(n_right) {
+            match draft.tokens.get(n_right) {
                 Some(guess)
                     if matches!(next, Ok(Next::Compute)) && job.input.last() == Some(guess) =>
                 {
@@ -446,6 +485,9 @@ impl Scheduler {
             }
         };
         job.count_accepted(n_right);
+        if let Some(drafter) = self.drafter.as_mut().filter(|_| draft.by_model) {
+            drafter.learn(part.slot, draft.tokens.len(), n_right);
+        }
         let wrong = places.split_off((part.n_tokens + n_right).min(places.len()));
         slot.cells.append(&mut places);
         let n_kept = slot.tokens.len();

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::answer::{Answer, channel};
 use super::costs::BatchCosts;
+use super::drafter::Drafter;
 use super::error::EngineError;
 use super::inbox::{Inbox, Waiting};
 use super::request::Request;
@@ -111,14 +112,31 @@ impl Engine {
         n_ctx: usize,
         params: &EngineParams,
     ) -> Result<Self, EngineError> {
+        Self::with_draft(context, None, tokenizer, n_ctx, params)
+    }
+
+    /// Starts an engine whose tokens a second model guesses in advance. Its context has as many tokens and
+    /// sequences, and its vocabulary is the same; one of its tokens takes about as many times as long as one
+    /// of the model's as the number says.
+    ///
+    /// # Errors
+    /// When the thread does not start.
+    pub fn with_draft(
+        context: Context,
+        draft: Option<(Context, f64)>,
+        tokenizer: Tokenizer,
+        n_ctx: usize,
+        params: &EngineParams,
+    ) -> Result<Self, EngineError> {
         let n_ctx = n_ctx.min(context.n_ctx());
+        let drafter = draft.map(|(context, cost)| Drafter::new(context, cost));
         let inbox = Arc::new(Inbox::new(params.n_queue));
         let stop = Arc::clone(context.stop_flag());
         let thread = {
             let (inbox, tokenizer) = (Arc::clone(&inbox), tokenizer.clone());
             let params = params.clone();
             start(Arc::clone(&inbox), move || {
-                Scheduler::new(context, tokenizer, inbox, n_ctx, &params).run();
+                Scheduler::new(context, drafter, tokenizer, inbox, n_ctx, &params).run();
             })?
         };
         Ok(Engine {

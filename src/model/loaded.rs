@@ -8,11 +8,12 @@ use std::sync::atomic::AtomicBool;
 use yi_quantize::threads::Processors;
 
 use super::{Check, ModelFile};
+use crate::bench::bytes_per_token;
 use crate::engine::template::ChatTemplate;
 use crate::engine::tokenize::Tokenizer;
 use crate::engine::{Engine, EngineParams};
 use crate::error::Error;
-use crate::llama::{self, ContextParams, LoadParams, MAX_THREADS, Progress};
+use crate::llama::{self, ContextParams, LoadParams, MAX_THREADS, Progress, TokenId};
 use crate::tune;
 
 /// A checked and loaded model with its tokenizer.
@@ -107,7 +108,31 @@ impl Model {
         params: &EngineParams,
         stop: Arc<AtomicBool>,
     ) -> Result<Engine, Error> {
+        self.engine_with_draft(context, params, stop, None)
+    }
+
+    /// The same with a smaller model that guesses tokens in advance, which changes the speed and no token.
+    ///
+    /// # Errors
+    /// Also when the other model has another vocabulary.
+    pub fn engine_with_draft(
+        &self,
+        context: &ContextParams,
+        params: &EngineParams,
+        stop: Arc<AtomicBool>,
+        draft: Option<&Model>,
+    ) -> Result<Engine, Error> {
         let n_ctx = context.n_ctx as usize;
+        let draft = draft
+            .map(|draft| {
+                draft.check_vocabulary(self)?;
+                let model = Arc::clone(&draft.loaded);
+                let context = draft.file.context(model, context, Arc::clone(&stop))?;
+                // Decoding takes as long as reading the weights.
+                let bytes = |model: &Model| bytes_per_token(&model.file).max(1) as f64;
+                Ok::<_, Error>((context, bytes(draft) / bytes(self)))
+            })
+            .transpose()?;
         let context = self.file.context(Arc::clone(&self.loaded), context, stop)?;
         let tokenizer = self.tokenizer.clone();
         let params = EngineParams {
@@ -117,6 +142,26 @@ impl Model {
             },
             ..params.clone()
         };
-        Ok(Engine::new(context, tokenizer, n_ctx, &params)?)
+        Ok(Engine::with_draft(
+            context, draft, tokenizer, n_ctx, &params,
+        )?)
+    }
+
+    /// Refuses a draft model whose tokens mean something else.
+    fn check_vocabulary(&self, target: &Model) -> Result<(), Error> {
+        let n_vocab = |model: &Model| model.loaded.n_vocab();
+        let mut tokens = (0..n_vocab(self)).filter_map(|token| TokenId::try_from(token).ok());
+        let text = |model: &Model, token| model.loaded.token_text(token);
+        let same = n_vocab(self) == n_vocab(target)
+            && tokens.all(|token| text(self, token) == text(target, token));
+        if same {
+            Ok(())
+        } else {
+            Err(Error::DraftVocabulary {
+                path: self.file.path().to_owned(),
+                n_vocab: n_vocab(self),
+                n_wanted: n_vocab(target),
+            })
+        }
     }
 }

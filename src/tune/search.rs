@@ -46,13 +46,15 @@ const BATCHES: [usize; 10] = [1, 2, 3, 4, 6, 7, 8, 12, 16, 32];
 /// Finds the fastest settings for a model on this machine. `on_row` gets each measurement when it is done.
 ///
 /// The model is loaded once for each choice of weights to repack that makes sense for its types, and for
-/// each choice of layers on a GPU. Setting `stop` ends the search.
+/// each choice of layers on a GPU. `n_threads` leaves the number of threads as it is. Setting `stop` ends the
+/// search.
 ///
 /// # Errors
 /// When the model does not load, or a computation fails or is stopped.
 pub fn search(
     file: &ModelFile,
     goal: Goal,
+    n_threads: Option<usize>,
     stop: Arc<AtomicBool>,
     on_row: &mut dyn FnMut(&Row),
 ) -> Result<Profile, Error> {
@@ -64,7 +66,7 @@ pub fn search(
         n_prompt: PREFILL_TOKENS.0,
         n_gen: DECODE_TOKENS.0,
     };
-    let settings = search.run()?;
+    let settings = search.run(n_threads)?;
     let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
     Ok(Profile {
         goal,
@@ -83,10 +85,12 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn run(&mut self) -> Result<Settings, Error> {
+    fn run(&mut self, asked: Option<usize>) -> Result<Settings, Error> {
         let backend = llama::backend()?;
         let processors = Processors::detect();
-        let n_threads = processors.threads().clamp(1, MAX_THREADS);
+        let n_threads = asked
+            .unwrap_or_else(|| processors.threads())
+            .clamp(1, MAX_THREADS);
         let mut settings = Settings {
             n_threads,
             n_threads_batch: n_threads,
@@ -99,7 +103,9 @@ impl Search<'_> {
         };
         let mut model = self.load(&settings)?;
         self.choose_lengths(&model, &settings)?;
-        self.threads(&model, &mut settings, &processors)?;
+        if asked.is_none() {
+            self.threads(&model, &mut settings, &processors)?;
+        }
         let has_gpu = llama::devices(backend).iter().any(|d| d.is_gpu);
         let changes: Vec<Change> = if has_gpu {
             vec![Change::GpuLayers(None), Change::GpuLayers(Some(0))]
