@@ -19,6 +19,7 @@ use crate::model::AdapterError;
 use crate::server::ServerError;
 use crate::server::access::store::KeyFileError;
 use crate::server::audit::AuditError;
+use crate::tune::StoreError;
 
 /// Kinds of failure; the exit codes are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,6 +206,22 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A draft model with other tokens.
+    #[error(
+        "{} cannot guess for this model: its vocabulary of {n_vocab} tokens is not the same as the model's of {n_wanted}",
+        path.display()
+    )]
+    DraftVocabulary {
+        /// The draft model's file.
+        path: PathBuf,
+        /// Tokens in its vocabulary.
+        n_vocab: usize,
+        /// Tokens in the model's vocabulary.
+        n_wanted: usize,
+    },
+    /// What `yi tune` found cannot be kept.
+    #[error(transparent)]
+    Profile(#[from] StoreError),
     /// Cannot read a file.
     #[error("cannot read {name}: {source}")]
     Read {
@@ -290,7 +307,9 @@ impl Error {
                 | ContextError::NeedsFlashAttention { .. },
             )
             | Error::NothingToRepack { .. } => Kind::Usage,
-            Error::CacheType { .. } | Error::UnknownWidths => Kind::Unsupported,
+            Error::CacheType { .. } | Error::UnknownWidths | Error::DraftVocabulary { .. } => {
+                Kind::Unsupported
+            }
             Error::Context(ContextError::VocabularyOnly) => Kind::Internal,
             Error::Context(ContextError::Refused { .. })
             | Error::ContextMemory { .. }
@@ -308,7 +327,7 @@ impl Error {
             | Error::NoChatTemplate { .. }
             | Error::NoDecoder { .. }
             | Error::NoEmbeddings { .. } => Kind::Unsupported,
-            Error::Read { .. } | Error::Write(_) | Error::Cache(_) => Kind::Io,
+            Error::Read { .. } | Error::Write(_) | Error::Cache(_) | Error::Profile(_) => Kind::Io,
             Error::NotUtf8 { .. } | Error::TextTooLong { .. } => Kind::InvalidInput,
             Error::Server(error) => server_kind(error),
             Error::Rpc(RpcError::NoLibrary { .. } | RpcError::Stopped { .. }) => Kind::Internal,
@@ -348,6 +367,9 @@ impl Error {
                 "`yi inspect` shows names and types; this CPU has kernels for some types only, on AVX2 Q4_0, Q4_K and IQ4_NL"
             }
             Error::CacheType { .. } => "use f16, the default",
+            Error::DraftVocabulary { .. } => {
+                "a draft model is a smaller one of the same family, such as Yi-6B for Yi-34B"
+            }
             Error::Template(TemplateError::Refused { .. }) => {
                 "the model's template decides which messages may follow one another"
             }

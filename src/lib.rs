@@ -38,12 +38,13 @@ pub mod llama;
 pub mod model;
 pub mod repack;
 pub mod server;
+pub mod tune;
 
 pub use engine::sample::SamplingParams;
 pub use engine::{
-    Answer, Constraint, ConstraintError, Embedder, Engine, EngineError, EngineParams, Event,
-    Finished, Limits, Normalization, Outcome, Overflow, Piece, PrefixCache, Request, Stats,
-    StopReason,
+    Answer, BatchCosts, Constraint, ConstraintError, Embedder, Engine, EngineError, EngineParams,
+    Event, Finished, Limits, Normalization, Outcome, Overflow, Piece, PrefixCache, Request,
+    Speculation, Stats, StopReason,
 };
 pub use error::Error;
 pub use llama::{

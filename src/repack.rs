@@ -22,6 +22,7 @@
 //! there it is what llama.cpp repacks.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::str::FromStr;
 
 use regex::Regex;
@@ -103,6 +104,12 @@ impl RepackChoice {
             (true, false) => Repack::None,
             (false, false) => Repack::Tensors(names),
         })
+    }
+}
+
+impl fmt::Display for RepackChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 

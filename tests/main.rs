@@ -25,8 +25,10 @@ mod run;
 mod sampling;
 mod server;
 mod settings;
+mod speculation;
 #[cfg(unix)]
 mod terminal;
 mod tokenize;
 mod tokenizer;
+mod tune;
 mod util;

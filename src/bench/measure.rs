@@ -67,6 +67,34 @@ impl Test {
     }
 }
 
+/// Seconds that a batch of each of these lengths takes beside a few tokens in the context, with the logits
+/// after every token: the shortest of `n_repetitions`, which take turns.
+///
+/// # Errors
+/// See [`DecodeError`].
+pub fn batch_times(
+    context: &mut Context,
+    lengths: &[usize],
+    n_repetitions: u32,
+) -> Result<Vec<(usize, f64)>, DecodeError> {
+    const N_BEFORE: u32 = 16;
+    let mut runner = Runner::new(context);
+    let mut times: Vec<(usize, f64)> = lengths.iter().map(|&n| (n, f64::INFINITY)).collect();
+    // Once more than what counts: the first is a warm-up.
+    for repetition in 0..=n_repetitions {
+        for (n_tokens, best_s) in &mut times {
+            runner.reach(N_BEFORE)?;
+            let start = Instant::now();
+            runner.compute(*n_tokens, true)?;
+            let wall_s = start.elapsed().as_secs_f64();
+            if repetition > 0 || n_repetitions == 0 {
+                *best_s = best_s.min(wall_s);
+            }
+        }
+    }
+    Ok(times)
+}
+
 /// A context that is fed random tokens.
 struct Runner<'a> {
     context: &'a mut Context,
@@ -107,22 +135,23 @@ impl<'a> Runner<'a> {
         let mut left = n_tokens as usize;
         while left > 0 {
             let n = left.min(self.context.n_batch());
-            self.compute(n)?;
+            self.compute(n, false)?;
             left -= n;
         }
         Ok(())
     }
 
     fn generate(&mut self, n_tokens: u32) -> Result<(), DecodeError> {
-        (0..n_tokens).try_for_each(|_| self.compute(1))
+        (0..n_tokens).try_for_each(|_| self.compute(1, false))
     }
 
-    fn compute(&mut self, n_tokens: usize) -> Result<(), DecodeError> {
+    fn compute(&mut self, n_tokens: usize, all_logits: bool) -> Result<(), DecodeError> {
         self.batch.clear();
         for i in 0..n_tokens {
             let token = self.random_token();
             let is_last = i + 1 == n_tokens;
-            self.batch.push(token, self.n_cached + i, 0, is_last);
+            self.batch
+                .push(token, self.n_cached + i, 0, all_logits || is_last);
         }
         self.context.decode(&self.batch)?;
         self.n_cached += n_tokens;

@@ -11,7 +11,7 @@ use crate::model::ModelFile;
 
 pub use bandwidth::read_bandwidth;
 pub use list::{List, Numbers, PromptAndGen};
-pub use measure::{Test, mean_and_sd};
+pub use measure::{Test, batch_times, mean_and_sd};
 pub use report::{Format, Machine, Printer, Record};
 
 /// Bytes of weights that are read to compute one token: all matrices, of the embedding one row, and of

@@ -184,6 +184,7 @@ pub fn normalize(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString>
                 None
             }
             Some("-ngl") => Some("--n-gpu-layers"),
+            Some("-md") => Some("--model-draft"),
             Some("-tb") => Some("--threads-batch"),
             Some("-ub") => Some("--ubatch-size"),
             Some("-ctk") => Some("--cache-type-k"),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use yi_quantize::memory;
 
-use super::compute::{N_BATCH, check_memory, resolve_repack, resolve_threads};
+use super::compute::{base_settings, check_memory, resolve_repack};
 use super::{note, signal};
 use crate::bench::{
     Format, List, Machine, Numbers, Printer, PromptAndGen, Record, Test, bytes_per_token,
@@ -22,6 +22,7 @@ use crate::llama::{
 use crate::model::folder::ModelFolder;
 use crate::model::{Check, ModelFile};
 use crate::repack::RepackChoice;
+use crate::tune::Settings;
 
 /// Arguments of `yi bench`.
 #[derive(Debug, Args)]
@@ -76,6 +77,9 @@ pub struct BenchArgs {
     /// Weights to repack: auto, on, off or a regular expression; repeat the flag to compare [default: auto]
     #[arg(long, value_name = "WHICH")]
     repack: Vec<RepackChoice>,
+    /// Leave what `yi tune` found aside
+    #[arg(long)]
+    no_profile: bool,
     /// Layers to put on the GPU, also written -ngl
     #[arg(long, visible_alias = "gpu-layers", value_name = "N")]
     n_gpu_layers: Vec<Numbers>,
@@ -90,7 +94,6 @@ pub struct BenchArgs {
 /// Measures all combinations and prints each when it is done.
 pub fn run(args: &BenchArgs) -> Result<(), Error> {
     signal::install();
-    let contexts = args.contexts()?;
     let tests = args.tests();
     if tests.is_empty() {
         return Err(Error::Usage {
@@ -103,19 +106,28 @@ pub fn run(args: &BenchArgs) -> Result<(), Error> {
         .iter()
         .map(|path| ModelFile::open(&ModelFolder::resolve(path), Check::Model))
         .collect::<Result<Vec<_>, _>>()?;
-    let machine = machine(&contexts)?;
+    // For each model, what it has where no flag says otherwise: the same in all its rows.
+    let bases = files
+        .iter()
+        .map(|file| base_settings(file, !args.no_profile))
+        .collect::<Result<Vec<_>, _>>()?;
+    let contexts = bases
+        .iter()
+        .map(|base| args.contexts(base))
+        .collect::<Result<Vec<_>, _>>()?;
+    let machine = machine(&contexts.concat())?;
     let stdout = io::stdout().lock();
     let mut printer = Printer::new(stdout, args.output, &machine, args.columns());
-    for file in &files {
-        for &n_gpu_layers in &args.gpu_layers() {
-            for repack in &or(args.repack.clone(), RepackChoice::Auto) {
+    for ((file, base), contexts) in files.iter().zip(&bases).zip(&contexts) {
+        for &n_gpu_layers in &args.gpu_layers(base) {
+            for repack in &or(args.repack.clone(), base.repack.clone()) {
                 let load = Load {
                     file,
                     n_gpu_layers,
                     repack,
                     mmap: !args.no_mmap,
                 };
-                load.measure(args, &contexts, &tests, &mut printer)?;
+                load.measure(args, contexts, &tests, &mut printer)?;
             }
         }
     }
@@ -257,27 +269,28 @@ impl BenchArgs {
         tests
     }
 
-    fn gpu_layers(&self) -> Vec<Option<u32>> {
+    fn gpu_layers(&self, base: &Settings) -> Vec<Option<u32>> {
         let given = self.n_gpu_layers.iter().flat_map(|list| &list.0);
-        or(given.map(|&n| Some(n)).collect(), None)
+        or(given.map(|&n| Some(n)).collect(), base.n_gpu_layers)
     }
 
     /// All combinations of a context's settings, in llama-bench's order. Their length is the tests' to say.
-    fn contexts(&self) -> Result<Vec<ContextParams>, Error> {
+    fn contexts(&self, base: &Settings) -> Result<Vec<ContextParams>, Error> {
         let type_k = or(flat(&self.cache_type_k), CacheType::F16);
         let type_v = or(flat(&self.cache_type_v), CacheType::F16);
-        let flash_attention = or(flat(&self.flash_attn), FlashAttention::Auto);
+        let flash_attention = or(flat(&self.flash_attn), base.flash_attention);
         let threads = thread_counts("-t", &self.threads)?;
-        let threads = if threads.is_empty() {
-            vec![resolve_threads(None)]
-        } else {
-            threads
-        };
+        // As many for prompts as for single tokens, unless that was measured or asked for.
+        let same = !threads.is_empty();
+        let threads = or(threads, base.n_threads);
         let threads_batch = thread_counts("-tb", &self.threads_batch)?;
-        let threads_batch = or(threads_batch.into_iter().map(Some).collect(), None);
+        let threads_batch = or(
+            threads_batch.into_iter().map(Some).collect(),
+            (!same).then_some(base.n_threads_batch),
+        );
         let mut all = Vec::new();
-        for n_batch in positive("-b", numbers(&self.batch_size, N_BATCH))? {
-            for n_ubatch in positive("-ub", numbers(&self.ubatch_size, N_BATCH))? {
+        for n_batch in positive("-b", numbers(&self.batch_size, base.n_batch))? {
+            for n_ubatch in positive("-ub", numbers(&self.ubatch_size, base.n_ubatch))? {
                 for &type_k in &type_k {
                     for &type_v in &type_v {
                         for &flash_attention in &flash_attention {

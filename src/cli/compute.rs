@@ -1,21 +1,28 @@
 //! How to compute: flags that `run`, `chat` and `bench` share, and what they mean on this machine.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use yi_quantize::memory;
 use yi_quantize::threads::Processors;
 
 use super::args::{count, threads};
 use super::note;
+use crate::engine::{EngineParams, Speculation};
 use crate::error::{Error, gib};
 use crate::llama::{
     self, CacheType, ContextParams, FlashAttention, LoadParams, MAX_THREADS, Repack,
 };
 use crate::model::ModelFile;
 use crate::repack::{RepackChoice, repacked_bytes};
+use crate::tune::{self, Key, Profile, Settings};
 
 /// The most tokens that are computed at once. More are not faster on a CPU, and the memory for the
 /// computation grows with them (`yi fit` shows it).
 pub const N_BATCH: u32 = 512;
+
+/// More guesses than this are never right together often enough.
+const MAX_DRAFT: usize = 256;
 
 /// How to compute.
 #[derive(Debug, Clone, Args)]
@@ -24,52 +31,193 @@ pub struct ComputeArgs {
     /// Threads for prompts, also written -tb [default: as -t]
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads_batch: Option<usize>,
-    /// Most tokens in one batch
-    #[arg(short, long, value_name = "N", default_value_t = N_BATCH, value_parser = count)]
-    pub batch_size: u32,
-    /// Most tokens that are computed at once, also written -ub
-    #[arg(long, value_name = "N", default_value_t = N_BATCH, value_parser = count)]
-    pub ubatch_size: u32,
+    /// Most tokens in one batch [default: 512]
+    #[arg(short, long, value_name = "N", value_parser = count)]
+    pub batch_size: Option<u32>,
+    /// Most tokens that are computed at once, also written -ub [default: what `yi tune` found, or 512]
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub ubatch_size: Option<u32>,
     /// Type of the keys in the cache, also written -ctk: f16, q8_0 or q4_0
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     pub cache_type_k: CacheType,
     /// Type of the values in the cache, also written -ctv; a quantized one needs flash attention
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     pub cache_type_v: CacheType,
-    /// Flash attention, also written -fa: on, off or auto
-    #[arg(long, value_name = "WHEN", default_value = "auto")]
-    pub flash_attn: FlashAttention,
+    /// Flash attention, also written -fa: on, off or auto [default: what `yi tune` found, or auto]
+    #[arg(long, value_name = "WHEN")]
+    pub flash_attn: Option<FlashAttention>,
     /// Weights to repack for faster kernels: on, off, the tensors whose name a regular expression finds, or
-    /// auto: what is fastest for the type and the machine
-    #[arg(long, value_name = "WHICH", default_value = "auto")]
-    pub repack: RepackChoice,
+    /// auto: by type and machine [default: what `yi tune` found, or auto]
+    #[arg(long, value_name = "WHICH")]
+    pub repack: Option<RepackChoice>,
+    /// Leave what `yi tune` found aside
+    #[arg(long)]
+    pub no_profile: bool,
+    /// What guesses tokens in advance, which changes the speed and no token: ngram-simple (what followed when
+    /// the last tokens occurred before) or none
+    #[arg(long, value_name = "TYPE", default_value = "ngram-simple")]
+    pub spec_type: SpecType,
+    /// A smaller model with the same vocabulary that guesses tokens in advance where ngram-simple finds
+    /// nothing, also written -md
+    #[arg(long, visible_alias = "spec-draft-model", value_name = "FILE")]
+    pub model_draft: Option<PathBuf>,
+    /// Most tokens guessed in advance
+    #[arg(long, value_name = "N", default_value_t = Speculation::default().n_max,
+          value_parser = draft_length)]
+    pub spec_draft_n_max: usize,
+}
+
+/// What guesses tokens in advance, by llama.cpp's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum SpecType {
+    /// Nothing.
+    None,
+    /// The prompt and the answer so far.
+    NgramSimple,
+}
+
+fn draft_length(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if n <= MAX_DRAFT => Ok(n),
+        _ => Err(format!("it must be a number from 0 to {MAX_DRAFT}")),
+    }
 }
 
 impl ComputeArgs {
-    /// The context's parameters, for one sequence.
-    pub fn context(&self, n_ctx: u32, n_threads: usize) -> ContextParams {
-        ContextParams {
-            n_ctx,
-            n_batch: self.batch_size,
-            n_ubatch: self.ubatch_size,
-            n_seq_max: 1,
-            n_threads,
-            n_threads_batch: self.threads_batch.unwrap_or(n_threads),
+    /// What is meant on this machine: the flags over what `yi tune` found over what is known.
+    pub fn resolve(
+        &self,
+        file: &ModelFile,
+        n_threads: Option<usize>,
+        n_gpu_layers: Option<u32>,
+    ) -> Result<Compute, Error> {
+        let base = base_settings(file, !self.no_profile)?;
+        let threads = n_threads.map(|n| resolve_threads(Some(n)));
+        let n_batch = self.batch_size.unwrap_or(base.n_batch);
+        let settings = Settings {
+            n_threads: threads.unwrap_or(base.n_threads),
+            n_threads_batch: self
+                .threads_batch
+                .or(threads)
+                .unwrap_or(base.n_threads_batch),
+            n_batch,
+            n_ubatch: self.ubatch_size.unwrap_or(base.n_ubatch.min(n_batch)),
+            flash_attention: self.flash_attn.unwrap_or(base.flash_attention),
+            repack: self.asked_repack(base.repack),
+            n_gpu_layers: n_gpu_layers.or(base.n_gpu_layers),
+            batch_costs: base.batch_costs,
+        };
+        Ok(Compute {
+            settings,
             type_k: self.cache_type_k,
             type_v: self.cache_type_v,
-            flash_attention: self.flash_attn,
-            ..ContextParams::default()
+            speculation: Speculation {
+                n_max: match self.spec_type {
+                    SpecType::None => 0,
+                    SpecType::NgramSimple => self.spec_draft_n_max,
+                },
+            },
+        })
+    }
+
+    /// Which weights the user wants repacked, or else this.
+    pub fn asked_repack(&self, otherwise: RepackChoice) -> RepackChoice {
+        self.repack.clone().unwrap_or(otherwise)
+    }
+}
+
+/// How to compute, resolved.
+#[derive(Debug, Clone)]
+pub struct Compute {
+    /// What changes the speed alone.
+    pub settings: Settings,
+    type_k: CacheType,
+    type_v: CacheType,
+    speculation: Speculation,
+}
+
+impl Compute {
+    /// The context's parameters, for one sequence.
+    pub fn context(&self, n_ctx: u32) -> ContextParams {
+        ContextParams {
+            type_k: self.type_k,
+            type_v: self.type_v,
+            ..context(&self.settings, n_ctx)
         }
     }
 
-    /// Which weights of the file are repacked.
-    pub fn resolve_repack(
-        &self,
-        file: &ModelFile,
-        n_gpu_layers: Option<u32>,
-    ) -> Result<Repack, Error> {
-        resolve_repack(&self.repack, file, n_gpu_layers)
+    /// How the engine treats its requests.
+    pub fn engine(&self) -> EngineParams {
+        EngineParams {
+            speculation: self.speculation,
+            batch_costs: Some(self.settings.batch_costs.clone()),
+            ..EngineParams::default()
+        }
     }
+}
+
+/// A context's parameters with these settings, for one sequence.
+pub fn context(settings: &Settings, n_ctx: u32) -> ContextParams {
+    ContextParams {
+        n_ctx,
+        n_batch: settings.n_batch,
+        n_ubatch: settings.n_ubatch,
+        n_seq_max: 1,
+        n_threads: settings.n_threads,
+        n_threads_batch: settings.n_threads_batch,
+        flash_attention: settings.flash_attention,
+        ..ContextParams::default()
+    }
+}
+
+/// What suits a model on this machine: what `yi tune` found, which is said in a line, or what is known.
+pub fn base_settings(file: &ModelFile, use_profile: bool) -> Result<Settings, Error> {
+    let backend = llama::backend()?;
+    if use_profile {
+        match tune::load(&Key::new(file.headers(), backend)) {
+            Ok(Some(profile)) => {
+                note(format_args!("note: {}", summary(&profile)));
+                return Ok(profile.settings);
+            }
+            Ok(None) => {}
+            // The program works without, only slower.
+            Err(error) => note(format_args!("note: {error}; `yi tune` writes it anew")),
+        }
+    }
+    let n_threads = resolve_threads(None);
+    Ok(Settings {
+        n_threads,
+        n_threads_batch: n_threads,
+        n_batch: N_BATCH,
+        n_ubatch: N_BATCH,
+        flash_attention: FlashAttention::Auto,
+        repack: RepackChoice::Auto,
+        n_gpu_layers: None,
+        batch_costs: tune::batch_costs(file.headers(), backend),
+    })
+}
+
+/// A profile in a line.
+pub fn summary(profile: &Profile) -> String {
+    let Profile {
+        goal,
+        time,
+        settings,
+    } = profile;
+    let goal = format!("{goal:?}").to_lowercase();
+    let day = time.split('T').next().unwrap_or_default();
+    let mut flags = format!(
+        "-t {} -tb {} -ub {} -fa {} --repack {}",
+        settings.n_threads,
+        settings.n_threads_batch,
+        settings.n_ubatch,
+        settings.flash_attention,
+        settings.repack
+    );
+    if let Some(n) = settings.n_gpu_layers {
+        flags += &format!(" -ngl {n}");
+    }
+    format!("as tuned for {goal} on {day}: {flags}")
 }
 
 /// Which weights of the file are repacked.

@@ -20,6 +20,7 @@ mod settings;
 mod setup;
 mod signal;
 mod tokenize;
+mod tune;
 mod version;
 mod worker;
 
@@ -70,6 +71,8 @@ enum Command {
     Worker(worker::WorkerArgs),
     /// Measure speed as llama-bench does, beside what the machine's memory allows
     Bench(Box<bench::BenchArgs>),
+    /// Measure which settings are fastest for a model on this machine, and use them from then on
+    Tune(tune::TuneArgs),
     /// Show the memory that a model takes, and the largest type and context that fit
     Fit(fit::FitArgs),
     /// Turn texts into vectors
@@ -141,6 +144,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Some(Command::Audit(args)) => audit::run(args),
         Some(Command::Worker(args)) => worker::run(args),
         Some(Command::Bench(args)) => bench::run(args),
+        Some(Command::Tune(args)) => tune::run(args),
         Some(Command::Fit(args)) => fit::run(args),
         Some(Command::Embed(args)) => embed::run(args),
         Some(Command::List(args)) => models::list(args),

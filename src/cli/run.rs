@@ -11,7 +11,7 @@ use super::args::ModelArgs;
 use super::output::{Answer, Output, log_speed, note_full, print_stats};
 use super::sampling::{ConstraintArgs, SamplingArgs};
 use super::{input, setup, signal};
-use crate::engine::{Event, Outcome, Request, Stats, StopReason, TokenLogprobs};
+use crate::engine::{self, EngineError, Outcome, Request, StopReason, TokenLogprobs};
 use crate::error::Error;
 use crate::llama::TokenId;
 
@@ -158,41 +158,15 @@ struct Token<'a> {
 }
 
 /// Writes each token's event as it comes.
-fn write_events(
-    answer: crate::engine::Answer,
-    output: &mut Output,
-) -> Result<Outcome, crate::engine::EngineError> {
-    let mut outcome = Outcome {
-        text: String::new(),
-        tokens: Vec::new(),
-        logprobs: Vec::new(),
-        prompt_logprobs: Vec::new(),
-        stop: StopReason::Interrupted,
-        stats: Stats::default(),
-    };
-    for event in answer {
-        match event? {
-            Event::Prompt(logprobs) => outcome.prompt_logprobs.extend(logprobs),
-            Event::Piece(piece) => {
-                outcome.text.push_str(&piece.text);
-                outcome.tokens.extend(piece.token);
-                let written = output.event(&Token {
-                    event: "token",
-                    token: piece.token,
-                    text: &piece.text,
-                    logprobs: piece.logprobs.as_ref(),
-                });
-                if written.is_break() {
-                    break;
-                }
-            }
-            Event::Done(finished) => {
-                outcome.stop = finished.stop;
-                outcome.stats = finished.stats;
-            }
-        }
-    }
-    Ok(outcome)
+fn write_events(answer: engine::Answer, output: &mut Output) -> Result<Outcome, EngineError> {
+    answer.finish_with_pieces(|piece| {
+        output.event(&Token {
+            event: "token",
+            token: piece.token,
+            text: &piece.text,
+            logprobs: piece.logprobs.as_ref(),
+        })
+    })
 }
 
 fn prompts(args: &RunArgs) -> Result<Vec<Prompt>, Error> {

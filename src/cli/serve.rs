@@ -10,7 +10,6 @@ use yi_quantize::request::byte_size;
 
 use super::args::{ModelArgs, count};
 use super::{input, note, setup};
-use crate::engine::EngineParams;
 use crate::engine::template::CHATML;
 use crate::error::{Error, gib};
 use crate::model::loaded::EmbedParams;
@@ -257,15 +256,11 @@ fn load(
 ) -> Result<Served, Error> {
     let sha256 = wants_hash.then(|| file.sha256()).transpose()?;
     let n_ctx = args.n_ctx(&file);
-    let (model, context) = setup::load(&args.model, file, n_ctx, args.parallel)?;
-    let prefix_cache = args.model.cache.open()?;
+    let mut loaded = setup::load(&args.model, file, n_ctx, args.parallel)?;
     // Everybody who may wait for a slot waits in the server's own queue.
-    let params = EngineParams {
-        n_queue: args.parallel as usize,
-        prefix_cache,
-        ..EngineParams::default()
-    };
-    let engine = model.engine(&context, &params, stop)?;
+    loaded.params.n_queue = args.parallel as usize;
+    let engine = loaded.engine(stop)?;
+    let (model, context) = (loaded.model, loaded.context);
     let embedder = if args.embeddings {
         let params = EmbedParams {
             n_threads: context.n_threads_batch,

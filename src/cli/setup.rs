@@ -1,9 +1,11 @@
 //! From flags to an engine that is ready to generate.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::args::ModelArgs;
-use super::compute::{check_memory, resolve_threads};
+use super::compute::{check_memory, resolve_repack};
 use super::{note, signal};
 use crate::engine::{Engine, EngineParams};
 use crate::error::Error;
@@ -11,11 +13,30 @@ use crate::llama::{self, ContextParams, LoadParams, RopeParams};
 use crate::model::folder::ModelFolder;
 use crate::model::loaded::Model;
 use crate::model::{Check, ModelFile};
+use crate::repack::RepackChoice;
 
 /// A model that is loaded, and an engine over it.
 pub struct Ready {
     pub model: Model,
     pub engine: Engine,
+}
+
+/// A model that is loaded, and what its engine is made of.
+pub struct Loaded {
+    pub model: Model,
+    pub context: ContextParams,
+    /// How its engine treats requests.
+    pub params: EngineParams,
+    draft: Option<Model>,
+}
+
+impl Loaded {
+    /// Starts the engine; `stop` interrupts it.
+    pub fn engine(&self, stop: Arc<AtomicBool>) -> Result<Engine, Error> {
+        let draft = self.draft.as_ref();
+        self.model
+            .engine_with_draft(&self.context, &self.params, stop, draft)
+    }
 }
 
 /// Opens, checks and loads the model for one request at a time. `before_loading` may refuse the file while
@@ -27,21 +48,17 @@ pub fn ready(
     signal::install();
     let file = open(args)?;
     before_loading(&file)?;
-    let prefix_cache = args.cache.open()?;
     let n_ctx = file.resolve_n_ctx(args.ctx_size);
-    let (model, context) = load(args, file, n_ctx, 1)?;
-    let n_ctx_train = model.loaded().n_ctx_train();
+    let loaded = load(args, file, n_ctx, 1)?;
+    let n_ctx_train = loaded.model.loaded().n_ctx_train();
     // Whoever stretches the positions knows.
-    if n_ctx as usize > n_ctx_train && context.rope == RopeParams::default() {
+    if n_ctx as usize > n_ctx_train && loaded.context.rope == RopeParams::default() {
         note(format_args!(
             "note: the context of {n_ctx} tokens is longer than the {n_ctx_train} that the model was trained for"
         ));
     }
-    let params = EngineParams {
-        prefix_cache,
-        ..EngineParams::default()
-    };
-    let engine = model.engine(&context, &params, signal::stop_flag())?;
+    let engine = loaded.engine(signal::stop_flag())?;
+    let model = loaded.model;
     Ok(Ready { model, engine })
 }
 
@@ -62,32 +79,51 @@ pub fn load(
     file: ModelFile,
     n_ctx: u32,
     n_parallel: u32,
-) -> Result<(Model, ContextParams), Error> {
+) -> Result<Loaded, Error> {
+    let prefix_cache = args.cache.open()?;
     if let Some(numa) = args.numa {
         llama::init_numa(llama::backend()?, numa);
     }
     if !args.rpc.is_empty() {
         llama::add_workers(llama::backend()?, &args.rpc)?;
     }
-    let n_threads = resolve_threads(args.threads);
+    let compute = args
+        .compute
+        .resolve(&file, args.threads, args.n_gpu_layers)?;
+    let n_gpu_layers = compute.settings.n_gpu_layers;
     let mut params = LoadParams {
-        n_gpu_layers: args.n_gpu_layers,
+        n_gpu_layers,
         mmap: !args.no_mmap,
         mlock: args.mlock,
-        repack: args.compute.resolve_repack(&file, args.n_gpu_layers)?,
+        repack: resolve_repack(&compute.settings.repack, &file, n_gpu_layers)?,
         ..LoadParams::default()
     };
     let mut context = ContextParams {
         n_seq_max: n_parallel,
         rope: args.rope.params(),
-        ..args.compute.context(n_ctx, n_threads)
+        ..compute.context(n_ctx)
     };
-    check_memory(&file, &args.compute.repack, &mut params, &context)?;
+    let asked = args.compute.asked_repack(RepackChoice::Auto);
+    check_memory(&file, &asked, &mut params, &context)?;
     let model = Model::load(file, &params, &mut |_| ControlFlow::Continue(()))?;
     let adapters = args.lora.iter().map(|path| (path, 1.0));
     let scaled = args.lora_scaled.iter().map(|(path, scale)| (path, *scale));
     for (path, scale) in adapters.chain(scaled) {
         context.adapters.push((model.load_adapter(path)?, scale));
     }
-    Ok((model, context))
+    let draft = args
+        .compute
+        .model_draft
+        .as_deref()
+        .map(Model::open)
+        .transpose()?;
+    Ok(Loaded {
+        model,
+        context,
+        params: EngineParams {
+            prefix_cache,
+            ..compute.engine()
+        },
+        draft,
+    })
 }

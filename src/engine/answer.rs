@@ -257,11 +257,26 @@ impl Answer {
         self,
         mut on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Outcome, EngineError> {
+        self.finish_with_pieces(|piece| match piece.text.is_empty() {
+            true => ControlFlow::Continue(()),
+            false => on_text(&piece.text),
+        })
+    }
+
+    /// The same with all that is known of each piece, those without text, too.
+    ///
+    /// # Errors
+    /// When the request fails; see [`EngineError`].
+    pub fn finish_with_pieces(
+        self,
+        mut on_piece: impl FnMut(&Piece) -> ControlFlow<()>,
+    ) -> Result<Outcome, EngineError> {
         let mut outcome = Outcome {
             text: String::new(),
             tokens: Vec::new(),
             logprobs: Vec::new(),
             prompt_logprobs: Vec::new(),
+            close: Vec::new(),
             stop: StopReason::Interrupted,
             stats: Stats::default(),
         };
@@ -269,10 +284,14 @@ impl Answer {
             match event? {
                 Event::Prompt(logprobs) => outcome.prompt_logprobs.extend(logprobs),
                 Event::Piece(piece) => {
+                    let flow = on_piece(&piece);
                     outcome.text.push_str(&piece.text);
+                    if piece.is_close {
+                        outcome.close.push(outcome.tokens.len());
+                    }
                     outcome.tokens.extend(piece.token);
                     outcome.logprobs.extend(piece.logprobs);
-                    if !piece.text.is_empty() && on_text(&piece.text).is_break() {
+                    if flow.is_break() {
                         break;
                     }
                 }

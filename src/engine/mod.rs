@@ -3,12 +3,15 @@
 mod answer;
 mod cells;
 pub mod constrain;
+mod costs;
 pub mod disk;
+mod drafter;
 mod embed;
 mod error;
 mod inbox;
 mod jinja;
 mod logprobs;
+mod lookup;
 mod request;
 pub mod sample;
 mod scheduler;
@@ -22,12 +25,13 @@ mod trace;
 
 pub use answer::Answer;
 pub use constrain::{Constraint, ConstraintError};
+pub use costs::{BatchCosts, CostsError};
 pub use disk::PrefixCache;
 pub use embed::{Embedder, Normalization};
 pub use error::EngineError;
 pub use logprobs::{Logprob, TokenLogprobs};
 pub use request::{
-    Event, Finished, Limits, MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_STRINGS, Outcome, Overflow,
-    Piece, Request, Stats, StopReason,
+    CLOSE_LOGITS, Event, Finished, Limits, MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_STRINGS, Outcome,
+    Overflow, Piece, Request, Stats, StopReason,
 };
-pub use service::{Engine, EngineParams, Prepared};
+pub use service::{Engine, EngineParams, Prepared, Speculation};

@@ -17,6 +17,10 @@ pub const MAX_STOP_BYTES: usize = 1024;
 /// The most alternatives for which a request may ask the logprobs.
 pub const MAX_LOGPROBS: usize = 100;
 
+/// Logits that differ by less may change places when they are computed in a batch of another length, since
+/// ggml's kernels then add in another order.
+pub const CLOSE_LOGITS: f32 = 1e-3;
+
 /// One answer to be generated.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -221,6 +225,9 @@ pub struct Piece {
     pub text: String,
     /// Where the request asks for them.
     pub logprobs: Option<TokenLogprobs>,
+    /// The two best logits are closer than [`CLOSE_LOGITS`], and this token or one before it was computed in a
+    /// batch with guesses: without them, another one may have been chosen.
+    pub is_close: bool,
 }
 
 /// How an answer ended.
@@ -247,6 +254,13 @@ pub struct Stats {
     pub n_shifted: usize,
     /// Tokens generated, without the end token.
     pub n_generated: usize,
+    /// Tokens that were guessed and computed in advance.
+    pub n_drafted: usize,
+    /// Guessed tokens that were right: each saved a batch of its own.
+    pub n_accepted: usize,
+    /// Tokens chosen by logits so close that the guesses beside them may have changed the choice, see
+    /// [`Piece::is_close`].
+    pub n_close: usize,
     /// Time in the queue.
     pub wait_time: Duration,
     /// Time for the rest of the prompt.
@@ -266,6 +280,8 @@ pub struct Outcome {
     pub logprobs: Vec<TokenLogprobs>,
     /// For each token of the prompt but the first, where the request asks for them.
     pub prompt_logprobs: Vec<TokenLogprobs>,
+    /// Which of the tokens, counted from 0, were close choices: see [`Piece::is_close`].
+    pub close: Vec<usize>,
     /// Why it stopped.
     pub stop: StopReason,
     /// Counts and times.

@@ -2,7 +2,8 @@
 //!
 //! Each round is one batch: cancelled requests leave, waiting ones come in while there is a slot and room
 //! for all of their tokens, every request that generates gets its next token computed, and those whose
-//! prompts are not computed yet share what room the batch has left.
+//! prompts are not computed yet share what room the batch has left. Where no prompt waits, so many requests
+//! generate in one batch, and so many tokens are guessed in advance, as make the most tokens in the time.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,10 +11,13 @@ use std::sync::atomic::Ordering;
 
 use super::answer::Reader;
 use super::cells::{Cell, Cells};
+use super::costs::BatchCosts;
 use super::disk::{BLOCK_TOKENS, Disk};
+use super::drafter::Drafter;
 use super::error::EngineError;
 use super::inbox::{Inbox, Waiting};
 use super::request::{Request, StopReason};
+use super::service::EngineParams;
 use super::slot::{Job, Next, Slot};
 use super::tokenize::Tokenizer;
 use crate::llama::{Batch, Context, DecodeError, TokenId};
@@ -28,6 +32,12 @@ pub struct Scheduler {
     cells: Cells,
     n_ctx: usize,
     n_prefill: usize,
+    /// The most guesses in one batch for one request.
+    n_draft: usize,
+    costs: BatchCosts,
+    drafter: Option<Drafter>,
+    /// The slot whose turn it is when not all that generate are in the next batch.
+    turn: usize,
     /// A part of a sequence can be removed or shared.
     can_cut: bool,
     /// Number of requests that have ended.
@@ -42,12 +52,26 @@ pub struct Scheduler {
 #[derive(Debug)]
 struct Part {
     slot: usize,
+    /// Tokens of its input.
     n_tokens: usize,
-    /// Index of the first token in the batch.
+    /// Index of the first of them in the batch.
     first: usize,
-    /// Index of the last token in the batch, where its logits are asked for.
+    /// Index of the last of them in the batch, where its logits are asked for.
     output: Option<usize>,
+    /// Guesses after them, whose logits are asked for, too.
+    draft: Draft,
 }
+
+/// What is guessed to follow a slot's input.
+#[derive(Debug, Default)]
+struct Draft {
+    tokens: Vec<TokenId>,
+    /// The draft model computed it.
+    by_model: bool,
+}
+
+/// A guess as likely as this needs no draft model.
+const GOOD_CHANCE: f32 = 0.6;
 
 /// Where a request goes.
 #[derive(Debug, Clone, Copy)]
@@ -59,14 +83,14 @@ struct Place {
 }
 
 impl Scheduler {
-    /// Over a fresh context. `n_ctx` is at most what it holds; `n_prefill` tokens of prompts at most are
-    /// computed beside others' tokens.
+    /// Over a fresh context. `n_ctx` is at most what it holds.
     pub fn new(
         context: Context,
+        drafter: Option<Drafter>,
         tokenizer: Tokenizer,
         inbox: Arc<Inbox>,
         n_ctx: usize,
-        n_prefill: usize,
+        params: &EngineParams,
         disk: Option<Disk>,
     ) -> Self {
         let model = context.model();
@@ -76,16 +100,22 @@ impl Scheduler {
         } else {
             context.n_seq_max()
         };
+        let can_cut = !model.is_recurrent();
         Scheduler {
-            can_cut: !model.is_recurrent(),
+            can_cut,
             disk: disk.filter(|_| context.can_save()),
+            // Guesses that are wrong must be removed again.
+            n_draft: if can_cut { params.speculation.n_max } else { 0 },
+            costs: params.batch_costs.clone().unwrap_or_default(),
+            drafter: drafter.filter(|_| can_cut),
+            turn: 0,
             slots: (0..n_slots).map(|_| Slot::default()).collect(),
             cells: Cells::new(n_ctx),
             context,
             tokenizer,
             inbox,
             n_ctx,
-            n_prefill: n_prefill.max(1),
+            n_prefill: params.n_prefill.max(1),
             n_ended: 0,
             batch: Batch::new(),
             parts: Vec::new(),
@@ -123,7 +153,13 @@ impl Scheduler {
         let start = model
             .has_encoder()
             .then(|| model.decoder_start().unwrap_or(0));
-        Job::new(waiting, start, model.n_vocab(), self.n_ctx)
+        Job::new(
+            waiting,
+            start,
+            model.n_vocab(),
+            self.n_ctx,
+            self.n_draft > 0,
+        )
     }
 
     /// Ends a slot's request, if it has one. What was computed stays.
@@ -209,6 +245,10 @@ impl Scheduler {
             self.cut(target, n_cached);
         } else {
             self.cut(target, 0);
+            // What it has of others' prompts must not show in the time that this one takes.
+            if let Some(drafter) = &mut self.drafter {
+                drafter.forget(target);
+            }
             if let Some(source) = source {
                 self.copy(source, target, n_cached);
             }
@@ -379,10 +419,18 @@ impl Scheduler {
             }
             let n_left = job.input.len() - slot.tokens.len();
             if job.is_generating() && n_left == 1 {
-                generating.push((i, 1));
+                generating.push(i);
             } else {
                 prompts.push((i, n_left));
             }
+        }
+        if prompts.is_empty() {
+            self.take_turns(&mut generating);
+            let drafts = self.drafts(&generating);
+            for (slot, draft) in generating.into_iter().zip(drafts) {
+                self.add(slot, 1, draft);
+            }
+            return;
         }
         let n_left = self.context.n_batch() - generating.len();
         let n_prefill = if generating.is_empty() {
@@ -391,13 +439,64 @@ impl Scheduler {
             n_left.min(self.n_prefill)
         };
         share(n_prefill, &mut prompts);
-        generating.append(&mut prompts);
-        for (slot, n_tokens) in generating {
-            self.add(slot, n_tokens);
+        let generating = generating.into_iter().map(|slot| (slot, 1));
+        for (slot, n_tokens) in generating.chain(prompts) {
+            self.add(slot, n_tokens, Draft::default());
         }
     }
 
-    fn add(&mut self, index: usize, n_tokens: usize) {
+    /// Keeps as many of the slots as are best computed together, each one in turn.
+    fn take_turns(&mut self, generating: &mut Vec<usize>) {
+        let first = generating.iter().position(|&slot| slot >= self.turn);
+        generating.rotate_left(first.unwrap_or(0));
+        generating.truncate(self.costs.best_group(generating.len()));
+        self.turn = generating.last().map_or(0, |slot| slot + 1);
+    }
+
+    /// For each of the slots, the guesses that are worth their time.
+    fn drafts(&mut self, generating: &[usize]) -> Vec<Draft> {
+        let n_room = self.context.n_batch() - generating.len();
+        let mut guesses = Vec::new();
+        let mut drafted = vec![false; generating.len()];
+        for (i, &slot) in generating.iter().enumerate() {
+            let Slot { job, tokens, .. } = &self.slots[slot];
+            let Some(job) = job else { continue };
+            // Within the places that are kept for the request anyway.
+            let n_max = job.n_cells.saturating_sub(tokens.len() + 1);
+            let n_max = n_max.min(self.n_draft).min(n_room);
+            let mut draft: Vec<_> = job.draft(n_max).collect();
+            // A good guess that costs nothing is better than one that must be computed.
+            let is_good = draft
+                .first()
+                .is_some_and(|&(_, chance)| chance >= GOOD_CHANCE);
+            if let Some(drafter) = self.drafter.as_mut().filter(|_| !is_good) {
+                let computed = drafter.draft(slot, &job.input, n_max, &self.costs);
+                if !computed.is_empty() {
+                    draft = computed;
+                    drafted[i] = true;
+                }
+            }
+            guesses.extend(draft.into_iter().map(|(token, chance)| (chance, i, token)));
+        }
+        // The likeliest first; stable, so that each slot's guesses stay in order.
+        guesses.sort_by(|a, b| b.0.total_cmp(&a.0));
+        guesses.truncate(n_room);
+        let chances = guesses.iter().map(|&(chance, ..)| chance);
+        guesses.truncate(self.costs.n_worth(generating.len(), chances));
+        let mut drafts: Vec<Draft> = drafted
+            .into_iter()
+            .map(|by_model| Draft {
+                tokens: Vec::new(),
+                by_model,
+            })
+            .collect();
+        for (_, i, token) in guesses {
+            drafts[i].tokens.push(token);
+        }
+        drafts
+    }
+
+    fn add(&mut self, index: usize, n_tokens: usize, draft: Draft) {
         let slot = &self.slots[index];
         let Some(job) = slot.job.as_ref().filter(|_| n_tokens > 0) else {
             return;
@@ -408,11 +507,18 @@ impl Scheduler {
             self.batch.push(token, from + i, sequence(index), output);
         }
         let is_whole = from + n_tokens == job.input.len();
+        let first = self.batch.len() - n_tokens;
+        let output = is_whole.then(|| self.batch.len() - 1);
+        for (i, &token) in draft.tokens.iter().enumerate() {
+            let position = from + n_tokens + i;
+            self.batch.push(token, position, sequence(index), true);
+        }
         self.parts.push(Part {
             slot: index,
             n_tokens,
-            first: self.batch.len() - n_tokens,
-            output: is_whole.then(|| self.batch.len() - 1),
+            first,
+            output,
+            draft,
         });
     }
 
@@ -426,7 +532,8 @@ impl Scheduler {
         match computed {
             Ok(()) => {
                 for part in &parts {
-                    let rest = places.split_off(part.n_tokens.min(places.len()));
+                    let n_places = part.n_tokens + part.draft.tokens.len();
+                    let rest = places.split_off(n_places.min(places.len()));
                     self.take_part(part, places);
                     places = rest;
                 }
@@ -461,25 +568,52 @@ impl Scheduler {
         self.cells.take(n)
     }
 
-    /// Takes what was computed for a slot, and its next token.
-    fn take_part(&mut self, part: &Part, places: Vec<Cell>) {
+    /// Takes what was computed for a slot, and its next token; after guesses that were right, more of them.
+    fn take_part(&mut self, part: &Part, mut places: Vec<Cell>) {
         let slot = &mut self.slots[part.slot];
         let Some(job) = &mut slot.job else { return };
         let from = slot.tokens.len();
         slot.tokens
             .extend_from_slice(&job.input[from..from + part.n_tokens]);
-        slot.cells.extend(places);
         let of_prompt =
             (part.first..part.first + part.n_tokens).map_while(|i| self.context.logits(i));
         job.prompt_logits(from, of_prompt);
-        let Some(output) = part.output else { return };
-        let is_prompt = !job.is_generating();
-        let next = match self.context.logits(output) {
-            Some(logits) => job.advance(logits, &self.tokenizer),
-            None => Err(EngineError::NotANumber {
-                n_tokens: job.input.len(),
-            }),
+        let Some(output) = part.output else {
+            slot.cells.append(&mut places);
+            return;
         };
+        let is_prompt = !job.is_generating();
+        let draft = &part.draft;
+        job.count_drafted(draft.tokens.len());
+        let mut n_right = 0;
+        let next = loop {
+            let next = match self.context.logits(output + n_right) {
+                Some(logits) => job.advance(logits, &self.tokenizer),
+                None => Err(EngineError::NotANumber {
+                    n_tokens: job.input.len(),
+                }),
+            };
+            match draft.tokens.get(n_right) {
+                Some(guess)
+                    if matches!(next, Ok(Next::Compute)) && job.input.last() == Some(guess) =>
+                {
+                    slot.tokens.push(*guess);
+                    n_right += 1;
+                }
+                _ => break next,
+            }
+        };
+        job.count_accepted(n_right);
+        if let Some(drafter) = self.drafter.as_mut().filter(|_| draft.by_model) {
+            drafter.learn(part.slot, draft.tokens.len(), n_right);
+        }
+        let wrong = places.split_off((part.n_tokens + n_right).min(places.len()));
+        slot.cells.append(&mut places);
+        let n_kept = slot.tokens.len();
+        if !wrong.is_empty() {
+            self.cells.release(wrong);
+            self.cut(part.slot, n_kept);
+        }
         if is_prompt {
             self.persist(part.slot);
         }

@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use super::answer::{Answer, channel};
 use super::constrain::Matcher;
+use super::costs::BatchCosts;
 use super::disk::{Disk, PrefixCache};
+use super::drafter::Drafter;
 use super::error::EngineError;
 use super::inbox::{Inbox, Waiting};
 use super::request::{Overflow, Request};
@@ -27,6 +29,27 @@ pub struct EngineParams {
     pub n_prefill: usize,
     /// Starts of prompts on disk. Not for models whose state cannot be cut into parts.
     pub prefix_cache: Option<Arc<PrefixCache>>,
+    /// How tokens are guessed in advance.
+    pub speculation: Speculation,
+    /// What short batches cost here; `None` = what is known of the model's types and this machine's kernels.
+    pub batch_costs: Option<BatchCosts>,
+}
+
+/// How tokens are guessed in advance, to be computed in the batch of the token before them.
+///
+/// Guesses that the request's own sampler does not choose are dropped, so they change the speed and no
+/// token, up to rounding: see [`Engine`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Speculation {
+    /// The most guesses in one batch for one request; 0 = none.
+    pub n_max: usize,
+}
+
+impl Default for Speculation {
+    /// Prompt lookup, which costs nothing where it finds nothing.
+    fn default() -> Self {
+        Speculation { n_max: 16 }
+    }
 }
 
 impl Default for EngineParams {
@@ -36,6 +59,8 @@ impl Default for EngineParams {
             n_events: 256,
             n_prefill: 64,
             prefix_cache: None,
+            speculation: Speculation::default(),
+            batch_costs: None,
         }
     }
 }
@@ -73,7 +98,8 @@ const STACK_BYTES: usize = 8 << 20;
 /// logits may differ:
 ///
 /// - Several tokens in one batch are multiplied by other kernels than a single one. How many there are
-///   depends on what else runs: on the other requests' tokens, and on the pieces that prompts come in.
+///   depends on what else runs: on the other requests' tokens, and on the pieces that prompts come in. How
+///   many are guessed in advance ([`Speculation`]) depends on the request alone where it runs alone.
 /// - Attention adds up a sequence's tokens in the order of their places in the KV cache, which all
 ///   sequences share.
 /// - Where the start of a prompt is taken from an earlier request, it is as computed then.
@@ -99,12 +125,17 @@ impl Engine {
     ///
     /// Setting the context's stop flag ends all requests, running and waiting, with
     /// [`StopReason::Interrupted`](super::StopReason::Interrupted), within a fraction of a token. The flag
-    /// is the caller's to clear. `disk`: where starts of prompts are kept, and under which keys.
+    /// is the caller's to clear.
+    ///
+    /// `draft`: a second model's context, of as many tokens and sequences and the same vocabulary, which
+    /// guesses tokens in advance; one of its tokens takes about as many times as long as one of the model's
+    /// as the number says. `disk`: where starts of prompts are kept, and under which keys.
     ///
     /// # Errors
     /// When the thread does not start.
     pub fn new(
         context: Context,
+        draft: Option<(Context, f64)>,
         tokenizer: Tokenizer,
         n_ctx: usize,
         params: &EngineParams,
@@ -113,17 +144,18 @@ impl Engine {
         let n_ctx = n_ctx.min(context.n_ctx());
         let model = context.model();
         let can_shift = context.can_shift() && !model.is_recurrent() && !model.has_encoder();
+        let drafter = draft.map(|(context, cost)| Drafter::new(context, cost));
         let inbox = Arc::new(Inbox::new(params.n_queue));
         let stop = Arc::clone(context.stop_flag());
-        let n_prefill = params.n_prefill;
         let on_fault = {
             let inbox = Arc::clone(&inbox);
             OnFault::new(move |message| inbox.fail(EngineError::of_fault(message)))
         };
         let thread = {
             let (inbox, tokenizer) = (Arc::clone(&inbox), tokenizer.clone());
+            let params = params.clone();
             start(Arc::clone(&inbox), move || {
-                Scheduler::new(context, tokenizer, inbox, n_ctx, n_prefill, disk).run();
+                Scheduler::new(context, drafter, tokenizer, inbox, n_ctx, &params, disk).run();
             })?
         };
         Ok(Engine {
@@ -335,6 +367,7 @@ mod tests {
                 token: Some(1),
                 text: String::new(),
                 logprobs: None,
+                is_close: false,
             });
         }
         assert_eq!(sender.reader(), Reader::Lags);

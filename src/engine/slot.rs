@@ -8,7 +8,8 @@ use super::cells::Cell;
 use super::error::EngineError;
 use super::inbox::Waiting;
 use super::logprobs::TokenLogprobs;
-use super::request::{Finished, Limits, Overflow, Piece, Stats, StopReason, n_kept};
+use super::lookup::Lookup;
+use super::request::{CLOSE_LOGITS, Finished, Limits, Overflow, Piece, Stats, StopReason, n_kept};
 use super::sample::{Choice, NoChoice, Sampler};
 use super::stop::StopStrings;
 use super::stream::TextStream;
@@ -67,6 +68,8 @@ pub struct Job {
     stats: Stats,
     started: Instant,
     prompt_done: Option<Instant>,
+    /// Guesses at what follows, where there are any to be made.
+    lookup: Option<Lookup>,
 }
 
 /// What follows from a token.
@@ -82,7 +85,13 @@ pub enum Next {
 
 impl Job {
     /// Begins with a request. `start` is the decoder's start token where the prompt goes through an encoder.
-    pub fn new(waiting: Waiting, start: Option<TokenId>, n_vocab: usize, n_ctx: usize) -> Self {
+    pub fn new(
+        waiting: Waiting,
+        start: Option<TokenId>,
+        n_vocab: usize,
+        n_ctx: usize,
+        guesses: bool,
+    ) -> Self {
         let Waiting {
             request,
             constraint,
@@ -116,6 +125,7 @@ impl Job {
                 wait_time: started - since,
                 ..Stats::default()
             },
+            lookup: guesses.then(|| Lookup::new(&request.prompt)),
             prompt: request.prompt,
             input,
             started,
@@ -173,6 +183,23 @@ impl Job {
         }
     }
 
+    /// At most `n_max` tokens that may follow the input, each with the chance that it and all before it do.
+    pub fn draft(&self, n_max: usize) -> impl Iterator<Item = (TokenId, f32)> {
+        self.lookup
+            .iter()
+            .flat_map(move |lookup| lookup.draft(n_max))
+    }
+
+    /// Counts guesses that were computed.
+    pub fn count_drafted(&mut self, n_drafted: usize) {
+        self.stats.n_drafted += n_drafted;
+    }
+
+    /// Counts guesses that were right.
+    pub fn count_accepted(&mut self, n_accepted: usize) {
+        self.stats.n_accepted += n_accepted;
+    }
+
     /// Chooses a token by the logits that follow the input, and sends what it adds to the text.
     pub fn advance(&mut self, logits: &[f32], tokenizer: &Tokenizer) -> Result<Next, EngineError> {
         self.prompt_done.get_or_insert_with(Instant::now);
@@ -196,7 +223,13 @@ impl Job {
         }
         self.sampler.advance(token)?;
         self.input.push(token);
+        if let Some(lookup) = &mut self.lookup {
+            lookup.push(token);
+        }
         self.stats.n_generated += 1;
+        // What was computed in a batch with guesses is in the cache for all tokens that follow.
+        let is_close = self.stats.n_drafted > 0 && is_close(logits);
+        self.stats.n_close += usize::from(is_close);
         let shown = self.stops.push(&self.stream.push(&tokenizer.piece(token)));
         self.sender.send(Piece {
             token: Some(token),
@@ -204,6 +237,7 @@ impl Job {
             logprobs: self
                 .logprobs
                 .map(|n_top| TokenLogprobs::new(logits, token, n_top)),
+            is_close,
         });
         let at_limit = self
             .limits
@@ -251,6 +285,7 @@ impl Job {
                     token: None,
                     text,
                     logprobs: None,
+                    is_close: false,
                 });
             }
         }
@@ -269,4 +304,17 @@ impl Job {
     pub fn fail(self, error: EngineError) {
         self.sender.finish(Err(error));
     }
+}
+
+/// Whether the two best logits are so close that rounding may exchange them.
+fn is_close(logits: &[f32]) -> bool {
+    let (mut best, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+    for &logit in logits {
+        if logit > best {
+            (best, second) = (logit, best);
+        } else if logit > second {
+            second = logit;
+        }
+    }
+    best - second < CLOSE_LOGITS
 }

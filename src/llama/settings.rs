@@ -108,6 +108,12 @@ impl FlashAttention {
     }
 }
 
+impl fmt::Display for FlashAttention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
 impl FromStr for FlashAttention {
     type Err = String;
 

@@ -9,12 +9,16 @@ use sha2::{Digest as _, Sha256};
 use yi_quantize::threads::Processors;
 
 use super::{Check, ModelFile};
+use crate::bench::bytes_per_token;
 use crate::engine::disk::{Disk, Root};
 use crate::engine::template::ChatTemplate;
 use crate::engine::tokenize::Tokenizer;
 use crate::engine::{Embedder, Engine, EngineParams};
 use crate::error::Error;
-use crate::llama::{self, Adapter, ContextParams, LoadParams, MAX_THREADS, Pooling, Progress};
+use crate::llama::{
+    self, Adapter, ContextParams, LoadParams, MAX_THREADS, Pooling, Progress, RopeParams, TokenId,
+};
+use crate::tune;
 
 /// A checked and loaded model with its tokenizer.
 #[derive(Debug)]
@@ -112,12 +116,42 @@ impl Model {
         params: &EngineParams,
         stop: Arc<AtomicBool>,
     ) -> Result<Engine, Error> {
+        self.engine_with_draft(context, params, stop, None)
+    }
+
+    /// The same with a smaller model that guesses tokens in advance, which changes the speed and no token.
+    ///
+    /// # Errors
+    /// Also when the other model has another vocabulary.
+    pub fn engine_with_draft(
+        &self,
+        context: &ContextParams,
+        params: &EngineParams,
+        stop: Arc<AtomicBool>,
+        draft: Option<&Model>,
+    ) -> Result<Engine, Error> {
         if !self.loaded.has_decoder() {
             return Err(Error::NoDecoder {
                 path: self.file.path().to_owned(),
             });
         }
         let n_ctx = context.n_ctx as usize;
+        let draft = draft
+            .map(|draft| {
+                draft.check_vocabulary(self)?;
+                let model = Arc::clone(&draft.loaded);
+                // Adapters and stretched positions are the model's own.
+                let context = ContextParams {
+                    adapters: Vec::new(),
+                    rope: RopeParams::default(),
+                    ..context.clone()
+                };
+                let context = draft.file.context(model, &context, Arc::clone(&stop))?;
+                // Decoding takes as long as reading the weights.
+                let bytes = |model: &Model| bytes_per_token(&model.file).max(1) as f64;
+                Ok::<_, Error>((context, bytes(draft) / bytes(self)))
+            })
+            .transpose()?;
         let disk = match &params.prefix_cache {
             Some(cache) => Some(Disk {
                 cache: Arc::clone(cache),
@@ -133,7 +167,34 @@ impl Model {
             .file
             .context(Arc::clone(&self.loaded), &context, stop)?;
         let tokenizer = self.tokenizer.clone();
-        Ok(Engine::new(context, tokenizer, n_ctx, params, disk)?)
+        let params = EngineParams {
+            batch_costs: match &params.batch_costs {
+                Some(costs) => Some(costs.clone()),
+                None => Some(tune::batch_costs(self.file.headers(), llama::backend()?)),
+            },
+            ..params.clone()
+        };
+        Ok(Engine::new(
+            context, draft, tokenizer, n_ctx, &params, disk,
+        )?)
+    }
+
+    /// Refuses a draft model whose tokens mean something else.
+    fn check_vocabulary(&self, target: &Model) -> Result<(), Error> {
+        let n_vocab = |model: &Model| model.loaded.n_vocab();
+        let mut tokens = (0..n_vocab(self)).filter_map(|token| TokenId::try_from(token).ok());
+        let text = |model: &Model, token| model.loaded.token_text(token);
+        let same = n_vocab(self) == n_vocab(target)
+            && tokens.all(|token| text(self, token) == text(target, token));
+        if same {
+            Ok(())
+        } else {
+            Err(Error::DraftVocabulary {
+                path: self.file.path().to_owned(),
+                n_vocab: n_vocab(self),
+                n_wanted: n_vocab(target),
+            })
+        }
     }
 
     /// All that the keys and values of a prompt depend on.

@@ -1,0 +1,42 @@
+//! What is known of short batches where nothing was measured.
+
+use yi_gguf::{DType, Gguf};
+
+use crate::engine::BatchCosts;
+use crate::llama::Backend;
+
+/// What short batches cost with these weights and this machine's kernels.
+///
+/// ggml multiplies K-quants (those that are not repacked) by 8 rows or more with a kernel that computes 16 at
+/// a time (ggml-cpu/tiled). With AVX-512 VNNI that pays; with AVX2 alone a batch of 8 takes as long as one
+/// of 16, and longer than two of 4: measured on two cores, two full-width layers of Yi-34B, Q4_K_M.
+#[must_use]
+pub fn batch_costs(headers: &[Gguf], backend: &Backend) -> BatchCosts {
+    let has = |feature| {
+        let mut features = backend.features().iter();
+        features.any(|(name, value)| name == feature && value != "0")
+    };
+    let is_k_quant = |dtype| {
+        use DType::{Q2_K, Q3_K, Q4_K, Q5_K, Q6_K};
+        matches!(dtype, Q2_K | Q3_K | Q4_K | Q5_K | Q6_K)
+    };
+    let matrices = || {
+        let tensors = headers.iter().flat_map(Gguf::tensors);
+        tensors.filter(|tensor| tensor.name() != "token_embd.weight")
+    };
+    let n_bytes: u64 = matrices().map(|t| t.n_bytes()).sum();
+    let k_quants = matrices().filter(|tensor| is_k_quant(tensor.dtype()));
+    let n_k_bytes: u64 = k_quants.map(|t| t.n_bytes()).sum();
+    if has("AVX2") && !has("AVX512_VNNI") && n_k_bytes > n_bytes / 4 {
+        let points = vec![
+            (1, 1.0),
+            (4, 2.9),
+            (7, 4.8),
+            (8, 8.5),
+            (16, 8.7),
+            (32, 13.0),
+        ];
+        return BatchCosts::try_from(points).unwrap_or_default();
+    }
+    BatchCosts::default()
+}
