@@ -116,7 +116,11 @@ impl ContextParams {
             )?;
         }
         if let Some((name, value)) = self.rope.invalid() {
-            return Err(ContextError::Rope { name, value });
+            return Err(ContextError::Number { name, value });
+        }
+        if let Some(&(_, value)) = self.adapters.iter().find(|(_, scale)| !scale.is_finite()) {
+            let name = "an adapter's scale";
+            return Err(ContextError::Number { name, value });
         }
         if self.type_v.is_quantized() && self.flash_attention == FlashAttention::Off {
             return Err(ContextError::NeedsFlashAttention {
@@ -143,9 +147,9 @@ pub enum ContextError {
         /// The largest accepted value.
         max: u64,
     },
-    /// A number for rotary positions that makes no sense.
-    #[error("{name} is {value}; it must be a number, and a base or a scale more than 0")]
-    Rope {
+    /// A number that makes no sense.
+    #[error("{name} is {value}; it must be a number, and for RoPE more than 0")]
+    Number {
         /// The parameter.
         name: &'static str,
         /// Its value.
