@@ -280,7 +280,9 @@ impl Error {
             )
             | Error::NothingToRepack { .. } => Kind::Usage,
             Error::CacheType { .. } | Error::UnknownWidths => Kind::Unsupported,
-            Error::Context(ContextError::VocabularyOnly) => Kind::Internal,
+            Error::Context(ContextError::VocabularyOnly | ContextError::ForeignAdapter { .. }) => {
+                Kind::Internal
+            }
             Error::Context(ContextError::Refused { .. })
             | Error::ContextMemory { .. }
             | Error::WeightsMemory { .. }

@@ -345,5 +345,17 @@ fn adapters_that_do_not_fit_are_refused_by_name() {
     let late = model.load_adapter(&files.adapter).unwrap_err();
     assert!(late.to_string().contains("in use"), "{late}");
     drop(engine);
-    model.load_adapter(&files.adapter).unwrap();
+    // Of another model, or with a scale that is no number.
+    let adapter = model.load_adapter(&files.adapter).unwrap();
+    let refused = |model: &Model, scale: f32| {
+        let context = ContextParams {
+            adapters: vec![(adapter.clone(), scale)],
+            ..context.clone()
+        };
+        let engine = model.engine(&context, &EngineParams::default(), Arc::default());
+        engine.unwrap_err().to_string()
+    };
+    assert!(refused(&model, f32::NAN).contains("scale is NaN"));
+    let other = Model::open(models::no_template()).unwrap();
+    assert!(refused(&other, 1.0).contains("another model"));
 }
