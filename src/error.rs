@@ -163,7 +163,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        source: AdapterError,
+        source: Box<AdapterError>,
     },
     /// No cache on disk.
     #[error(transparent)]
@@ -286,8 +286,7 @@ impl Error {
             Error::Gguf(error) => gguf_kind(error),
             Error::Quantize(error) => Kind::of_exit_code(error.exit_code()),
             Error::FileSampling { .. } => Kind::InvalidInput,
-            Error::Adapter { source, .. } => match source {
-                AdapterError::Scale { .. } => Kind::Usage,
+            Error::Adapter { source, .. } => match &**source {
                 AdapterError::Load(AdapterLoadError::Stream(_)) => Kind::Io,
                 AdapterError::Load(AdapterLoadError::InUse) => Kind::Internal,
                 _ => Kind::InvalidInput,
@@ -303,14 +302,16 @@ impl Error {
             },
             Error::Context(
                 ContextError::OutOfRange { .. }
-                | ContextError::Rope { .. }
+                | ContextError::Number { .. }
                 | ContextError::NeedsFlashAttention { .. },
             )
             | Error::NothingToRepack { .. } => Kind::Usage,
             Error::CacheType { .. } | Error::UnknownWidths | Error::DraftVocabulary { .. } => {
                 Kind::Unsupported
             }
-            Error::Context(ContextError::VocabularyOnly) => Kind::Internal,
+            Error::Context(ContextError::VocabularyOnly | ContextError::ForeignAdapter { .. }) => {
+                Kind::Internal
+            }
             Error::Context(ContextError::Refused { .. })
             | Error::ContextMemory { .. }
             | Error::WeightsMemory { .. }
@@ -394,13 +395,14 @@ impl Error {
                 "use `yi run -p TEXT` for plain completion, or give a template: --chat-template chatml or --chat-template-file FILE"
             }
             Error::FileSampling { .. } => "give the number with its flag instead",
-            Error::Adapter {
-                source:
-                    AdapterError::Kind { .. }
-                    | AdapterError::Missing { .. }
-                    | AdapterError::Shape { .. },
-                ..
-            } => "is it an adapter for this model? llama.cpp's convert_lora_to_gguf.py makes them",
+            Error::Adapter { source, .. } => match **source {
+                AdapterError::Kind { .. }
+                | AdapterError::Missing { .. }
+                | AdapterError::Shape { .. } => {
+                    "is it an adapter for this model? llama.cpp's convert_lora_to_gguf.py makes them"
+                }
+                _ => return None,
+            },
             Error::Cache(CacheError::InUse { .. }) => {
                 "end the other process, or choose another --cache-dir"
             }

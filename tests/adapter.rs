@@ -16,8 +16,11 @@ use crate::util::program::yi;
 const RANK: u64 = 4;
 const ALPHA: f32 = 6.0;
 
+/// A name, a shape and the numbers.
+type Tensor = (String, Vec<u64>, Vec<f32>);
+
 /// A file of F32 tensors.
-fn write(path: &Path, metadata: Metadata, tensors: &[(String, Vec<u64>, Vec<f32>)]) {
+fn write(path: &Path, metadata: Metadata, tensors: &[Tensor]) {
     let specs = tensors.iter().map(|(name, dims, _)| TensorSpec {
         name: name.clone(),
         dims: dims.clone(),
@@ -36,7 +39,7 @@ fn write(path: &Path, metadata: Metadata, tensors: &[(String, Vec<u64>, Vec<f32>
 }
 
 /// What is in a file of F32 tensors.
-fn read(path: &Path) -> (Metadata, Vec<(String, Vec<u64>, Vec<f32>)>) {
+fn read(path: &Path) -> (Metadata, Vec<Tensor>) {
     let part = Gguf::open_parts(path).unwrap().remove(0);
     let bytes = fs::read(path).unwrap();
     let tensors = part.gguf.tensors().iter().map(|tensor| {
@@ -342,5 +345,17 @@ fn adapters_that_do_not_fit_are_refused_by_name() {
     let late = model.load_adapter(&files.adapter).unwrap_err();
     assert!(late.to_string().contains("in use"), "{late}");
     drop(engine);
-    model.load_adapter(&files.adapter).unwrap();
+    // Of another model, or with a scale that is no number.
+    let adapter = model.load_adapter(&files.adapter).unwrap();
+    let refused = |model: &Model, scale: f32| {
+        let context = ContextParams {
+            adapters: vec![(adapter.clone(), scale)],
+            ..context.clone()
+        };
+        let engine = model.engine(&context, &EngineParams::default(), Arc::default());
+        engine.unwrap_err().to_string()
+    };
+    assert!(refused(&model, f32::NAN).contains("scale is NaN"));
+    let other = Model::open(models::no_template()).unwrap();
+    assert!(refused(&other, 1.0).contains("another model"));
 }

@@ -57,12 +57,11 @@ fn close(found: &[f32], expected: &[f32], rounding: f32) {
     }
 }
 
-fn params(model: &Model, pooling: Option<Pooling>) -> EmbedParams {
+fn params(pooling: Option<Pooling>) -> EmbedParams {
     EmbedParams {
         n_ctx: 512,
         pooling,
         n_threads: 1,
-        ..model.embed_params()
     }
 }
 
@@ -86,9 +85,7 @@ fn pooled_vectors_are_those_of_llama_cpps_tokens() {
         Some(Pooling::Cls),
         Some(Pooling::Last),
     ] {
-        let mut embedder = model
-            .embedder(&params(&model, pooling), Arc::default())
-            .unwrap();
+        let mut embedder = model.embedder(&params(pooling), Arc::default()).unwrap();
         let together = embedder.embed(&inputs, Normalization::None).unwrap();
         for (input, together) in inputs.iter().zip(&together) {
             let alone = std::slice::from_ref(input);
@@ -117,9 +114,7 @@ fn pooled_vectors_are_those_of_llama_cpps_tokens() {
 #[test]
 fn many_inputs_are_as_each_alone() {
     let model = Model::open(models::chatty()).unwrap();
-    let mut embedder = model
-        .embedder(&params(&model, None), Arc::default())
-        .unwrap();
+    let mut embedder = model.embedder(&params(None), Arc::default()).unwrap();
     let inputs: Vec<Vec<i32>> = (0..150)
         .map(|i| {
             let text = format!("{i} ").repeat(1 + i % 17);
@@ -139,9 +134,7 @@ fn many_inputs_are_as_each_alone() {
 #[test]
 fn inputs_that_cannot_be_computed_are_refused() {
     let model = Model::open(models::chatty()).unwrap();
-    let mut embedder = model
-        .embedder(&params(&model, None), Arc::default())
-        .unwrap();
+    let mut embedder = model.embedder(&params(None), Arc::default()).unwrap();
     let mut refused = |input: Vec<i32>| {
         let inputs = [vec![1, 2], input];
         embedder.embed(&inputs, Normalization::None).unwrap_err()

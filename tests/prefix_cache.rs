@@ -150,6 +150,9 @@ fn other_models_settings_and_namespaces_find_nothing() {
     assert_eq!(ask(&model, folder.path(), &request).stats.n_from_disk, 0);
 }
 
+/// Changes a file's bytes, with a random number.
+type Damage = dyn Fn(&mut Vec<u8>, u64);
+
 #[test]
 fn a_damaged_block_is_dropped_and_never_used() {
     let (model, folder) = (chatty(), tempfile::tempdir().unwrap());
@@ -158,7 +161,7 @@ fn a_damaged_block_is_dropped_and_never_used() {
     ask(&model, folder.path(), &request);
     let n_whole = n_in_blocks(request.prompt.len());
     let mut random = Random(9);
-    let damages: [&dyn Fn(&mut Vec<u8>, u64); 5] = [
+    let damages: [&Damage; 5] = [
         &|bytes, at| {
             let at = at as usize % bytes.len();
             bytes[at] ^= 1 << (at % 8);

@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -116,7 +117,11 @@ impl ContextParams {
             )?;
         }
         if let Some((name, value)) = self.rope.invalid() {
-            return Err(ContextError::Rope { name, value });
+            return Err(ContextError::Number { name, value });
+        }
+        if let Some(&(_, value)) = self.adapters.iter().find(|(_, scale)| !scale.is_finite()) {
+            let name = "an adapter's scale";
+            return Err(ContextError::Number { name, value });
         }
         if self.type_v.is_quantized() && self.flash_attention == FlashAttention::Off {
             return Err(ContextError::NeedsFlashAttention {
@@ -143,13 +148,19 @@ pub enum ContextError {
         /// The largest accepted value.
         max: u64,
     },
-    /// A number for rotary positions that makes no sense.
-    #[error("{name} is {value}; it must be a number, and a base or a scale more than 0")]
-    Rope {
+    /// A number that makes no sense.
+    #[error("{name} is {value}; it must be a number, and for RoPE more than 0")]
+    Number {
         /// The parameter.
         name: &'static str,
         /// Its value.
         value: f32,
+    },
+    /// An adapter that was loaded for another model.
+    #[error("the adapter {} was loaded for another model", path.display())]
+    ForeignAdapter {
+        /// Its file.
+        path: PathBuf,
     },
     /// Quantized values without flash attention.
     #[error("a value cache in {type_v} needs flash attention, which is off")]
@@ -240,6 +251,11 @@ impl Context {
             return Err(ContextError::VocabularyOnly);
         }
         params.check()?;
+        if let Some((foreign, _)) = params.adapters.iter().find(|(a, _)| !a.is_of(&model)) {
+            return Err(ContextError::ForeignAdapter {
+                path: foreign.path().to_owned(),
+            });
+        }
 
         // SAFETY: returns plain data.
         let mut raw = unsafe { sys::llama_context_default_params() };
@@ -283,7 +299,7 @@ impl Context {
                 reason,
             });
         };
-        set_adapters(context, &model, &params.adapters);
+        set_adapters(context, &params.adapters);
         let threads = Threads::new(params.n_threads, params.n_threads_batch);
         threads.attach(context);
         // SAFETY: the context is alive.
@@ -674,14 +690,10 @@ impl Threads {
     }
 }
 
-/// Lets a new context compute with those of the adapters that are this model's.
-fn set_adapters(
-    context: NonNull<sys::llama_context>,
-    model: &Arc<Model>,
-    adapters: &[(Adapter, f32)],
-) {
-    let own = adapters.iter().filter(|(adapter, _)| adapter.is_of(model));
-    let (mut pointers, mut scales): (Vec<_>, Vec<_>) = own
+/// Lets a new context compute with adapters, which must be its model's.
+fn set_adapters(context: NonNull<sys::llama_context>, adapters: &[(Adapter, f32)]) {
+    let (mut pointers, mut scales): (Vec<_>, Vec<_>) = adapters
+        .iter()
         .map(|(adapter, scale)| (adapter.as_ptr(), *scale))
         .unzip();
     if pointers.is_empty() {

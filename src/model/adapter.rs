@@ -79,12 +79,6 @@ pub enum AdapterError {
     /// No matrix at all.
     #[error("it changes no matrix")]
     Empty,
-    /// The scale that was asked for.
-    #[error("its scale is {scale}; it must be a number")]
-    Scale {
-        /// The scale.
-        scale: f32,
-    },
     /// llama.cpp does not load it.
     #[error(transparent)]
     Load(#[from] AdapterLoadError),
@@ -98,7 +92,7 @@ impl ModelFile {
     pub fn load_adapter(&self, model: Arc<Model>, path: &Path) -> Result<Adapter, Error> {
         let wrong = |source: AdapterError| Error::Adapter {
             path: PathBuf::from(path),
-            source,
+            source: Box::new(source),
         };
         let mut parts = Gguf::open_parts(path)?;
         if parts.len() != 1 {
