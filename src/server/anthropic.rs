@@ -66,6 +66,9 @@ fn prepare(
     }
     read_messages(&mut fields, &mut messages)?;
     let tools = read_tools(&mut fields, model)?;
+    if let Some(one @ Value::String(_)) = fields.peek("stop_sequences") {
+        return Err(wrong("stop_sequences", one, "an array of strings"));
+    }
     let stop = options::stop(&mut fields, "stop_sequences")?;
     let mut options = Options::read(&mut fields, model)?;
     options.n = 1;

@@ -151,10 +151,14 @@ impl Tools {
                 })
             })
             .collect();
-        let body = match &calls[..] {
+        let mut body = match &calls[..] {
             [one] => one.clone(),
             _ => json!({"anyOf": calls}),
         };
+        // A small model would go on with white space forever.
+        body["x-guidance"] = json!({
+            "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": ",
+        });
         if open.is_empty() {
             let start = match self.choice {
                 ToolChoice::Auto => "start: TEXT | body | \"\"\nTEXT: /[^{](\\n|.)*/",
@@ -313,7 +317,8 @@ impl CallReader {
     fn text(&mut self, parts: &mut Vec<Part>) -> bool {
         let open = self.format.open;
         let mut tell = |text: String, has_calls: bool| {
-            if !text.is_empty() && !(has_calls && text.trim().is_empty()) {
+            let is_between = has_calls && text.trim().is_empty();
+            if !text.is_empty() && !is_between {
                 parts.push(Part::Text(text));
             }
         };

@@ -22,7 +22,8 @@ fn defects(document: &Value, schema: &Value, value: &Value, path: &str, found: &
                     "object" => value.is_object(),
                     "array" => value.is_array(),
                     "string" => value.is_string(),
-                    "integer" => value.is_i64() || value.is_u64(),
+                    // 3.0 is one, too.
+                    "integer" => value.as_f64().is_some_and(|v| v.fract() == 0.0),
                     "number" => value.is_number(),
                     "boolean" => value.is_boolean(),
                     "null" => value.is_null(),
