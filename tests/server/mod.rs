@@ -7,6 +7,7 @@ mod chat;
 mod completions;
 mod hostile;
 mod load;
+mod page;
 mod tokens;
 
 use serde_json::{Value, json};

@@ -18,7 +18,7 @@ async function bundle(entry) {
     write: false,
     metafile: true,
     format: "esm",
-    target: ["chrome123", "firefox120", "safari17.5"],
+    target: ["chrome123", "firefox125", "safari17.5"],
     charset: "utf8",
     legalComments: "none",
     logLevel: "warning",

@@ -82,8 +82,8 @@ export class Answers {
     const abort = new AbortController();
     const running: Running = { conversation, message, abort, begun: performance.now(), firstText: null, nPieces: 0 };
     this.#running.set(conversation.id, running);
-    this.#watcher.begun(running);
     this.save(conversation);
+    this.#watcher.begun(running);
     let isBroken = false;
     try {
       await this.#read(running, { ...conversation.sampling, ...(model === undefined ? {} : { model }), messages });

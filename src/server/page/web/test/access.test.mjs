@@ -26,7 +26,7 @@ describe("a server with keys", () => {
 
   before(async () => {
     const keys = join(folder, "keys.toml");
-    key = execFileSync(YI, ["keys", "--keys", keys, "add", "someone"], { encoding: "utf8" }).trim().split(/\s+/).find((word) => word.startsWith("yi"));
+    key = execFileSync(YI, ["keys", "add", "--keys", keys, "someone"], { encoding: "utf8" }).trim().split(/\s+/).find((word) => word.startsWith("yi"));
     server = await Server.start(DEMO, "--keys", keys);
   });
   after(() => server?.stop());

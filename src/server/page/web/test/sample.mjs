@@ -14,9 +14,9 @@ const stats = { nPrompt: 412, nGenerated: 236, tokensPerS: 41.7, firstTextS: 0.3
 
 const ANSWER = `A fixed-rate mortgage keeps its **rate** for the whole term; a variable one follows the market.
 
-| | Fixed | Variable |
+| Rate | Fixed | Variable |
 | --- | :---: | ---: |
-| First rate | 3.8 % | 3.1 % |
+| At first | 3.8 % | 3.1 % |
 | May change | no | every 6 months |
 
 What to ask yourself:

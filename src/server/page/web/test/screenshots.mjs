@@ -1,11 +1,11 @@
 // Pictures of the page for people to look at: node test/screenshots.mjs MODEL FOLDER
 
 import { join } from "node:path";
-import { importInto, launch, Server, visit } from "./browser.mjs";
+import { answered, ask, importInto, launch, Server, visit } from "./browser.mjs";
 import { exported, PLEASANT } from "./sample.mjs";
 
 const [model, folder] = process.argv.slice(2);
-const server = await Server.start(model, "--alias", "yi-34b-chat-Q4_K_M");
+const server = await Server.start(model);
 const browser = await launch();
 
 async function picture(name, options, act) {
@@ -16,6 +16,8 @@ async function picture(name, options, act) {
   await page.locator("#scroller").evaluate((scroller) => (scroller.scrollTop = 0));
   await act?.(page);
   await page.evaluate(() => document.getElementById("toast").classList.remove("shown"));
+  // Nothing is pointed at.
+  await page.mouse.move(640, 690);
   await page.waitForTimeout(300);
   await page.screenshot({ path: join(folder, `${name}.png`) });
   if (page.problems.length) throw new Error(page.problems.join("\n"));
@@ -23,11 +25,27 @@ async function picture(name, options, act) {
 }
 
 const phone = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true };
+
+/** What the model really answers. */
+async function talk(page) {
+  const open = page.locator("#new").or(page.locator("#new-top")).filter({ visible: true });
+  await open.first().click();
+  await page.locator("#open-settings").click();
+  await page.locator("#f-temperature").fill("0");
+  await page.locator("#close-settings").click();
+  for (const text of ["What is the sum of 35 and 93?", "请翻译成中文：My friend needs two new tables.", "定期存款的年利率是多少？"]) {
+    await ask(page, text);
+    await page.locator("#send").waitFor();
+    await answered(page);
+  }
+}
+
 const settings = (page) => page.locator("#open-settings").click();
+// The pleasant conversation is a sample that shows what an answer may have: no model wrote it.
 await picture("page-light", { colorScheme: "light" });
-await picture("page-dark", { colorScheme: "dark", locale: "zh-CN" });
+await picture("page-dark", { colorScheme: "dark", locale: "zh-CN" }, talk);
 await picture("page-settings", { colorScheme: "light" }, settings);
-await picture("page-phone", { colorScheme: "light", ...phone });
+await picture("page-phone", { colorScheme: "light", ...phone }, talk);
 if (process.env.MORE) {
   await picture("more-phone-dark", { colorScheme: "dark", locale: "zh-CN", ...phone });
   await picture("more-phone-menu", { colorScheme: "dark", ...phone }, (page) => page.locator("#menu").click());

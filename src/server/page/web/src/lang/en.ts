@@ -43,7 +43,7 @@ export const en = {
   answering: "The answer begins",
   answered: "The answer is complete",
   wasStopped: "Stopped",
-  wasInterrupted: "Interrupted: the page was closed while the answer was written",
+  wasInterrupted: "Interrupted before it was complete",
   tooLong: "Ended at the limit of tokens",
   speed: "{speed} tokens/s",
   nTokens: "{n} tokens",
@@ -90,6 +90,7 @@ export const en = {
   seed: "Seed",
   seedHint: "The same seed and settings choose the same tokens",
   modelsChoice: "the model’s",
+  modelsValue: "the model’s: {n}",
   noLimit: "as fit",
   random: "random",
   badValue: "A number from {min} to {max}",
@@ -105,7 +106,6 @@ export const en = {
   showKey: "Show the key",
   hideKey: "Hide the key",
   keyGood: "The server accepts the key.",
-  keyNotNeeded: "The server asks for no key.",
   keyWrong: "The server does not accept this key.",
   keyMalformed: "A key has no spaces and only ASCII characters.",
   keyUnknown: "The server cannot be reached to check the key.",
@@ -124,10 +124,8 @@ export const en = {
   import: "Import",
   imported: "{n} conversations imported",
   importFailed: "The file holds no conversations that this page exported",
-  text: "Text",
   linkTo: "Opens {url} in a new tab",
   image: "Image: {text}",
-  licences: "Licences",
 };
 
 export type Text = keyof typeof en;

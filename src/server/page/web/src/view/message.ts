@@ -97,7 +97,7 @@ export class MessageView {
       span.title = t("details", { prompt: stats.nPrompt, first: rounded(stats.firstTextS) });
       parts.push(span);
     }
-    const notes: Partial<Record<string, Text>> = { length: "tooLong", stopped: "wasStopped", running: "wasInterrupted" };
+    const notes: Partial<Record<string, Text>> = { length: "tooLong", stopped: "wasStopped", running: "wasInterrupted", error: "wasInterrupted" };
     const note = notes[ending ?? ""];
     if (note) parts.push(h("span", { class: "note" }, t(note)));
     return parts;

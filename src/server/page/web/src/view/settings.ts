@@ -89,7 +89,7 @@ export class SettingsView {
     input.value = current.sampling[name]?.toString() ?? "";
     const instead = { max_tokens: t("noLimit"), seed: t("random") }[name as string] ?? t("modelsChoice");
     const known = recommended[name];
-    input.placeholder = known === undefined ? instead : `${instead}: ${known}`;
+    input.placeholder = known === undefined ? instead : t("modelsValue", { n: String(known) });
     const hint = h("small", { id: `h-${name}` }, t(`${name}Hint`));
     input.addEventListener("input", () => {
       const value = readField(field, input.value);

@@ -71,7 +71,7 @@ export class Sidebar {
     const isRunning = this.#app.answers.running(conversation.id) !== undefined;
     const open = h(
       "button",
-      { type: "button", class: "open", "data-key": `open-${conversation.id}`, "aria-current": isCurrent ? "page" : null },
+      { type: "button", class: "open", title, "data-key": `open-${conversation.id}`, "aria-current": isCurrent ? "page" : null },
       isRunning ? h("span", { class: "pulse", "aria-hidden": "true" }) : null,
       h("span", { class: "title", dir: "auto" }, title),
     );
