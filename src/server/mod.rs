@@ -21,6 +21,7 @@ mod json;
 mod listen;
 mod metrics;
 mod openai;
+mod page;
 mod record;
 mod routes;
 pub mod settings;

@@ -20,7 +20,7 @@ use super::app::{App, random_id};
 use super::generate::Asked;
 use super::openai::{chat, completions, models, responses};
 use super::record::{Finish, Record};
-use super::{anthropic, embeddings, health, tokens};
+use super::{anthropic, embeddings, health, page, tokens};
 
 /// What a route needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +55,7 @@ impl Routes {
 /// The whole service.
 pub fn router(app: &Arc<App>) -> Router {
     let Routes { router, access } = Routes::default()
+        .public("/", get(page::serve))
         .public("/health", get(health::ready))
         .public("/openapi.json", get(openapi))
         .public("/health/live", get(health::live))

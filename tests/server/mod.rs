@@ -9,6 +9,7 @@ mod forms;
 mod hostile;
 mod load;
 mod openapi;
+mod page;
 mod tokens;
 mod tools;
 mod transport;
