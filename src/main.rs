@@ -8,6 +8,10 @@ use yi::error::Kind;
 fn main() -> ExitCode {
     let arguments = match cli::parse(std::env::args_os()) {
         Parsed::Run(arguments) => arguments,
+        Parsed::Fail(error) => {
+            cli::report(&error);
+            return ExitCode::from(error.kind().exit_code());
+        }
         Parsed::Print(message) => {
             let printed = message.print();
             return match (message.exit_code(), printed) {

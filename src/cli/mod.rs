@@ -15,6 +15,7 @@ mod output;
 mod run;
 mod sampling;
 mod serve;
+mod settings;
 mod setup;
 mod signal;
 mod tokenize;
@@ -46,6 +47,9 @@ pub struct Cli {
     verbose: u8,
     #[command(subcommand)]
     command: Option<Command>,
+    /// All arguments, with those that the environment and a file have added.
+    #[arg(skip)]
+    arguments: Vec<OsString>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -85,12 +89,21 @@ pub enum Parsed {
     Run(Box<Cli>),
     /// Help, or what is wrong with the arguments.
     Print(clap::Error),
+    /// Settings from elsewhere cannot be read.
+    Fail(Error),
 }
 
 /// Parses the arguments, the program's name first.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Parsed {
-    match Cli::try_parse_from(args::normalize(arguments)) {
-        Ok(cli) if cli.version || cli.command.is_some() => Parsed::Run(Box::new(cli)),
+    let arguments = match settings::extend(&Cli::command(), args::normalize(arguments)) {
+        Ok(arguments) => arguments,
+        Err(error) => return Parsed::Fail(error),
+    };
+    match Cli::try_parse_from(&arguments) {
+        Ok(mut cli) if cli.version || cli.command.is_some() => {
+            cli.arguments = arguments;
+            Parsed::Run(Box::new(cli))
+        }
         Ok(_) => Parsed::Print(Cli::command().error(
             clap::error::ErrorKind::MissingSubcommand,
             "there is no command; `yi --help` shows them",
@@ -112,6 +125,9 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
     match &cli.command {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Chat(args)) => chat::run(args),
+        Some(Command::Serve(args)) if args.print_config => {
+            output::print(&settings::print(&Cli::command(), &cli.arguments))
+        }
         Some(Command::Serve(args)) => serve::run(*args.clone()),
         Some(Command::Keys(args)) => keys::run(args),
         Some(Command::Audit(args)) => audit::run(args),

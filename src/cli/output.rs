@@ -10,6 +10,14 @@ use crate::engine::stream::for_terminal;
 use crate::engine::{Outcome, StopReason};
 use crate::error::Error;
 
+/// Prints a text as it is.
+pub fn print(text: &str) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(Error::Write)
+}
+
 /// Writes generated text as it comes. The first failure ends the answer and is reported after it.
 pub struct Output {
     stdout: io::Stdout,

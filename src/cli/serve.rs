@@ -1,8 +1,8 @@
 //! `yi serve`: the server's flags, and what they mean.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Args;
@@ -13,9 +13,10 @@ use super::{input, note, setup};
 use crate::engine::EngineParams;
 use crate::engine::template::CHATML;
 use crate::error::{Error, gib};
+use crate::model::loaded::EmbedParams;
 use crate::model::{DEFAULT_N_CTX, ModelFile};
 use crate::server::settings::{Address, AuditSettings, Bounds, Settings, Sync, TlsFiles};
-use crate::server::{Served, Server};
+use crate::server::{CallFormat, Served, Server};
 
 /// Arguments of `yi serve`.
 #[derive(Debug, Clone, Args)]
@@ -41,6 +42,9 @@ pub struct ServeArgs {
     /// Requests that run at once, also written -np; they share the context
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = count)]
     parallel: u32,
+    /// Answer /v1/embeddings, too, which takes memory of its own
+    #[arg(long, visible_alias = "embedding")]
+    embeddings: bool,
     /// The model's name for clients [default: the file's]
     #[arg(short, long, value_name = "NAME")]
     alias: Option<String>,
@@ -260,6 +264,15 @@ fn load(
         ..EngineParams::default()
     };
     let engine = model.engine(&context, &params, stop)?;
+    let embedder = if args.embeddings {
+        let params = EmbedParams {
+            n_threads: context.n_threads_batch,
+            ..model.embed_params()
+        };
+        Some(Mutex::new(model.embedder(&params, Arc::default())?))
+    } else {
+        None
+    };
     let n_ctx_train = model.loaded().n_ctx_train();
     let n_parallel = args.parallel as usize;
     let share = engine.n_ctx() / n_parallel;
@@ -289,7 +302,9 @@ fn load(
         template: model
             .chat_template(template_source.as_deref())
             .map_err(|error| error.to_string()),
+        calls: template_source.as_deref().and_then(CallFormat::of_template),
         template_source,
+        embedder,
         sampling: file.sampling()?,
         n_parallel,
         // One request may have more than its share, but no more than the model was trained for.

@@ -121,6 +121,19 @@ impl Message {
     }
 }
 
+impl Message {
+    /// Adds a call of a tool, as templates know it: `{"id", "type", "function": {"name", "arguments"}}`.
+    pub fn add_call(&mut self, call: serde_json::Value) {
+        let calls = self
+            .extra
+            .entry("tool_calls")
+            .or_insert_with(|| serde_json::Value::Array(Vec::new()));
+        if let serde_json::Value::Array(calls) = calls {
+            calls.push(call);
+        }
+    }
+}
+
 /// What a template makes of a conversation: text, and where in it special tokens stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {

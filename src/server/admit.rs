@@ -24,7 +24,7 @@ struct State {
     n_running: usize,
     /// Places that are taken, whether or not their requests are in a caller's queue already.
     n_waiting: usize,
-    /// Grows with each request that is queued or served.
+    /// Grows with each request that enters or is served.
     clock: u64,
     /// How long a request keeps its slot, in seconds: a moving mean.
     mean_s: f64,
@@ -73,10 +73,12 @@ impl Admission {
             });
         }
         state.n_waiting += 1;
+        state.clock += 1;
         Ok(Place {
             admission: Arc::clone(self),
             caller: Arc::clone(caller),
-            queued: None,
+            number: state.clock,
+            is_queued: false,
         })
     }
 
@@ -145,8 +147,10 @@ impl State {
 pub struct Place {
     admission: Arc<Admission>,
     caller: Arc<str>,
-    /// The number of the request, once it waits for its turn.
-    queued: Option<u64>,
+    /// Grows with each request that enters.
+    number: u64,
+    /// It waits for its turn, or has had it.
+    is_queued: bool,
 }
 
 impl Place {
@@ -155,11 +159,11 @@ impl Place {
         let (sender, receiver) = oneshot::channel();
         {
             let mut state = self.admission.lock();
-            state.clock += 1;
-            let number = state.clock;
-            self.queued = Some(number);
+            self.is_queued = true;
             let caller = state.callers.entry(Arc::clone(&self.caller)).or_default();
-            caller.queue.push_back((number, sender));
+            // Who took longer to be read does not lose its place.
+            let at = caller.queue.partition_point(|(n, _)| *n < self.number);
+            caller.queue.insert(at, (self.number, sender));
         }
         self.admission.dispatch();
         match receiver.await {
@@ -173,13 +177,13 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.admission.lock();
-        let Some(number) = self.queued else {
+        if !self.is_queued {
             state.n_waiting -= 1;
             return;
-        };
+        }
         // A request that is not in the queue any more has had its turn.
         let found = state.callers.get_mut(&self.caller).and_then(|caller| {
-            let at = caller.queue.iter().position(|(n, _)| *n == number)?;
+            let at = caller.queue.iter().position(|(n, _)| *n == self.number)?;
             caller.queue.remove(at)
         });
         if found.is_some() {
@@ -295,7 +299,11 @@ mod tests {
             let running = admission.enter(&a).unwrap().turn().await;
             let mut waiting = Box::pin(admission.enter(&a).unwrap().turn());
             // It is in the queue, gets its turn, and is dropped before it looks.
-            assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+            std::future::poll_fn(|context| {
+                assert!(waiting.as_mut().poll(context).is_pending());
+                std::task::Poll::Ready(())
+            })
+            .await;
             drop(running);
             assert_eq!((admission.n_running(), admission.n_waiting()), (1, 0));
             drop(waiting);

@@ -190,10 +190,10 @@ impl ApiError {
         Self::unavailable("the server is shutting down", "shutting_down", 5)
     }
 
-    /// Names the field, where the error does not do so already.
-    pub fn at(mut self, param: &str) -> Self {
-        if self.status == StatusCode::BAD_REQUEST {
-            self.param.get_or_insert_with(|| param.to_owned());
+    /// Calls a field as this API calls it.
+    pub fn about(mut self, param: &str, here: &str) -> Self {
+        if self.param.as_deref() == Some(param) {
+            self.param = Some(here.to_owned());
         }
         self
     }

@@ -1,6 +1,6 @@
 //! What all requests share.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Semaphore, watch};
@@ -13,9 +13,10 @@ use super::api_error::ApiError;
 use super::audit::Audit;
 use super::metrics::Metrics;
 use super::settings::{BODIES_AT_ONCE, Settings};
+use super::tools::CallFormat;
 use crate::engine::sample::SamplingParams;
 use crate::engine::template::ChatTemplate;
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Embedder, Engine, EngineError};
 
 /// A model that is ready to answer.
 #[derive(Debug)]
@@ -42,6 +43,10 @@ pub struct Served {
     pub n_bytes: u64,
     /// The file's SHA-256, where the audit log wants it.
     pub sha256: Option<String>,
+    /// For vectors, where they are wanted.
+    pub embedder: Option<Mutex<Embedder>>,
+    /// How the chat template writes calls of tools, where it has a place for tools.
+    pub calls: Option<CallFormat>,
     /// The chat template's source.
     pub template_source: Option<String>,
 }

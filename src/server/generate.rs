@@ -32,8 +32,11 @@ struct Choice {
     tally: Tally,
 }
 
+/// A request that waits for its turn.
+type Submitting = Pin<Box<dyn Future<Output = Result<(Turn, Answer), ApiError>> + Send>>;
+
 enum State {
-    Waiting(Pin<Box<dyn Future<Output = Result<(Turn, Answer), ApiError>> + Send>>),
+    Waiting(Submitting),
     Running { answer: Answer, _turn: Turn },
     Ended,
 }

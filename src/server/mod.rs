@@ -7,10 +7,13 @@
 
 pub(crate) mod access;
 mod admit;
+mod anthropic;
 mod api_error;
 mod app;
 pub(crate) mod audit;
 mod body;
+mod converse;
+mod embeddings;
 mod generate;
 mod health;
 mod io;
@@ -25,6 +28,7 @@ pub mod settings;
 mod sse;
 mod tls;
 mod tokens;
+mod tools;
 
 use std::io::Error as IoError;
 use std::sync::Arc;
@@ -45,6 +49,7 @@ use tls::Tls;
 
 pub use app::Served;
 pub use tls::TlsError;
+pub use tools::CallFormat;
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]

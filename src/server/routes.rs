@@ -18,9 +18,9 @@ use super::access::{Caller, Scope};
 use super::api_error::ApiError;
 use super::app::{App, random_id};
 use super::generate::Asked;
-use super::openai::{chat, completions, models};
+use super::openai::{chat, completions, models, responses};
 use super::record::{Finish, Record};
-use super::{health, page, tokens};
+use super::{anthropic, embeddings, health, page, tokens};
 
 /// What a route needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,10 +57,18 @@ pub fn router(app: &Arc<App>) -> Router {
     let Routes { router, access } = Routes::default()
         .public("/", get(page::serve))
         .public("/health", get(health::ready))
+        .public("/openapi.json", get(openapi))
         .public("/health/live", get(health::live))
         .public("/health/ready", get(health::ready))
         .needs(Scope::Chat, "/v1/chat/completions", post(chat::create))
         .needs(Scope::Chat, "/v1/completions", post(completions::create))
+        .needs(Scope::Chat, "/v1/responses", post(responses::create))
+        .needs(Scope::Chat, "/v1/messages", post(anthropic::create))
+        .needs(
+            Scope::Embeddings,
+            "/v1/embeddings",
+            post(embeddings::create),
+        )
         .needs(Scope::Chat, "/v1/models", get(models::list))
         .needs(Scope::Chat, "/v1/models/{model}", get(models::retrieve))
         .needs(Scope::Chat, "/tokenize", post(tokens::tokenize))
@@ -81,6 +89,13 @@ pub fn router(app: &Arc<App>) -> Router {
         Some(cors) => router.layer(cors),
         None => router,
     }
+}
+
+/// The document that describes all routes; tests hold requests and answers against it.
+async fn openapi() -> Response {
+    let json = HeaderValue::from_static("application/json");
+    let document = include_str!("openapi.json");
+    ([(header::CONTENT_TYPE, json)], document).into_response()
 }
 
 fn cors(origins: &[String]) -> Option<CorsLayer> {

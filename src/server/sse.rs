@@ -99,10 +99,7 @@ impl Stream for EventStream {
         match this.receiver.poll_recv(context) {
             Poll::Ready(Some(first)) => {
                 this.ticks.reset();
-                let mut next = || match this.receiver.try_recv() {
-                    Ok(frame) => Some(frame),
-                    Err(_) => None,
-                };
+                let mut next = || this.receiver.try_recv().ok();
                 let Some(second) = next() else {
                     return Poll::Ready(Some(Ok(first)));
                 };

@@ -36,7 +36,7 @@ impl Log {
     }
 
     fn audit(&self, command: &str, more: &[&str]) -> Ran {
-        let mut all = args!["audit", command, self.path()];
+        let mut all = args!["audit", command, self.path()].to_vec();
         all.extend(more.iter().map(std::ffi::OsString::from));
         yi(all)
     }
@@ -80,7 +80,9 @@ fn a_record_tells_who_when_and_how_much_and_never_what() {
     left["stream"] = json!(true);
     client.send("POST", CHAT, &[JSON, &bearer], left.to_string().as_bytes());
     client.head();
-    client.chunk();
+    for _ in 0..10 {
+        client.chunk();
+    }
     drop(client);
     std::thread::sleep(std::time::Duration::from_millis(1500));
     let log_text = server.stderr();
@@ -275,8 +277,8 @@ fn head(log: &Path) -> PathBuf {
 #[test]
 fn the_chain_goes_on_over_restarts_rotation_and_a_crash() {
     let log = Log::new();
-    long_log(&log, 30, &["--audit-rotate", "4KiB"]);
-    long_log(&log, 3, &["--audit-rotate", "4KiB"]);
+    long_log(&log, 30, &["--audit-rotate", "4096B"]);
+    long_log(&log, 3, &["--audit-rotate", "4096B"]);
     let files: Vec<PathBuf> = fs::read_dir(log.dir.path())
         .unwrap()
         .map(|entry| entry.unwrap().path())

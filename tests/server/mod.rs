@@ -5,10 +5,14 @@ mod access;
 mod audit;
 mod chat;
 mod completions;
+mod forms;
 mod hostile;
 mod load;
+mod openapi;
 mod page;
 mod tokens;
+mod tools;
+mod transport;
 
 use serde_json::{Value, json};
 

@@ -291,6 +291,7 @@ fn refused(error: &impl std::fmt::Display) -> ConstraintError {
 /// The part of a message that a reader can use: without a panic's backtrace, and not endless.
 fn cut(message: &str) -> String {
     let message = message.split("\n<backtrace>").next().unwrap_or_default();
-    let end = message.floor_char_boundary(MAX_REASON_BYTES);
-    message[..end].trim_end().to_owned()
+    let ends = message.char_indices().map(|(at, c)| at + c.len_utf8());
+    let end = ends.take_while(|&end| end <= MAX_REASON_BYTES).last();
+    message[..end.unwrap_or(0)].trim_end().to_owned()
 }

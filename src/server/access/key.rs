@@ -98,7 +98,7 @@ pub fn hex(bytes: &[u8]) -> String {
 pub fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes();
     let is_hex = |b: &u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
-    if digits.len() % 2 != 0 || !digits.iter().all(is_hex) {
+    if !digits.len().is_multiple_of(2) || !digits.iter().all(is_hex) {
         return None;
     }
     let value = |b: u8| if b <= b'9' { b - b'0' } else { b - b'a' + 10 };

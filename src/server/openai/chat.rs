@@ -4,20 +4,21 @@ use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use serde::Serialize;
 
-use super::messages;
 use super::options::Options;
 use super::wire::{Timings, TokenInfo, Usage, finish_reason};
-use crate::engine::{Event, Finished, Piece, Prepared};
+use super::{messages, tools};
+use crate::engine::{Finished, Prepared};
 use crate::server::access::Caller;
 use crate::server::api_error::ApiError;
 use crate::server::app::{App, random_id, unix_time};
-use crate::server::audit::digest::Digests;
 use crate::server::body::JsonBody;
+use crate::server::converse::{Conversation, Ending, Said, Speech};
 use crate::server::generate::{Answers, Asked};
 use crate::server::json::Fields;
 use crate::server::record::Record;
 use crate::server::sse::{self, Events};
 use crate::server::tokens::blocking;
+use crate::server::tools::Tools;
 
 /// Answers a conversation.
 pub async fn create(
@@ -25,25 +26,18 @@ pub async fn create(
     JsonBody(fields): JsonBody,
 ) -> Result<Response, ApiError> {
     let place = asked.app.enter(&asked.caller)?;
-    let prepared = {
+    let (requests, reply) = {
         let (caller, record) = (asked.caller.clone(), asked.record.clone());
         let app = asked.app.clone();
         blocking(app, move |app| prepare(app, &caller, &record, fields)).await?
     };
-    let Ready { requests, reply } = prepared;
     let mut answers = Answers::start(&asked, place, requests)?;
     answers.begun().await?;
-    if reply.options.stream {
-        return Ok(sse::response(|events| {
-            stream(asked, reply, answers, events)
-        }));
+    let speech = Speech::new(answers, reply.n, reply.tools.as_ref());
+    if reply.stream {
+        return Ok(sse::response(|events| stream(asked, reply, speech, events)));
     }
-    whole(&asked.app, &reply, answers).await
-}
-
-struct Ready {
-    requests: Vec<Prepared>,
-    reply: Reply,
+    whole(&asked.app, &reply, speech).await
 }
 
 /// How to answer.
@@ -51,8 +45,11 @@ struct Reply {
     id: String,
     created: u64,
     model: String,
-    options: Options,
+    n: usize,
+    stream: bool,
+    include_usage: bool,
     logprobs: bool,
+    tools: Option<Tools>,
 }
 
 /// From fields to requests for the engine.
@@ -61,10 +58,8 @@ fn prepare(
     caller: &Caller,
     record: &Record,
     mut fields: Fields,
-) -> Result<Ready, ApiError> {
+) -> Result<(Vec<Prepared>, Reply), ApiError> {
     let model = app.model_named(fields.string("model")?.as_deref())?;
-    record.set_model(&model.id, model.sha256.as_deref());
-    let template = messages::template(model)?;
     let messages = messages::read(&mut fields)?;
     let options = Options::read(&mut fields, model)?;
     let logprobs = fields.bool("logprobs")?.unwrap_or(false);
@@ -73,32 +68,32 @@ fn prepare(
         let message = "top_logprobs is only for logprobs: true";
         return Err(ApiError::invalid("top_logprobs", message));
     }
-    let n_predict = match fields.count("max_completion_tokens", 1)? {
+    let max_tokens = match fields.count("max_completion_tokens", 1)? {
         Some(n) => Some(n),
         None => fields.count("max_tokens", 1)?,
     };
+    let tools = tools::read(&mut fields, model)?;
     refuse_unsupported(&mut fields)?;
-    let rendered = template.render(&messages, true)?;
-    if let Some(salt) = app.audit.as_ref().and_then(|audit| audit.salt()) {
-        record.set_digests(Digests::new(salt, &rendered.text));
-    }
-    let prompt = model.engine.tokenizer().encode_rendered(&rendered)?;
-    let n_predict = model.n_predict(n_predict, prompt.len(), caller)?;
-    let requests = (0..options.n).map(|i| {
-        let mut request = options.request(prompt.clone(), n_predict, &caller.id, i);
-        request.logprobs = logprobs.then(|| top_logprobs.unwrap_or(0) as usize);
-        model.engine.prepare(request)
-    });
-    Ok(Ready {
-        requests: requests.collect::<Result<_, _>>()?,
-        reply: Reply {
-            id: random_id("chatcmpl-"),
-            created: unix_time(),
-            model: model.id.clone(),
-            options,
-            logprobs,
-        },
-    })
+    let conversation = Conversation {
+        messages,
+        tools,
+        options,
+        max_tokens,
+        logprobs: logprobs.then(|| top_logprobs.unwrap_or(0) as usize),
+    };
+    let requests = conversation.prepare(app, model, caller, record)?;
+    let Conversation { options, tools, .. } = conversation;
+    let reply = Reply {
+        id: random_id("chatcmpl-"),
+        created: unix_time(),
+        model: model.id.clone(),
+        n: options.n,
+        stream: options.stream,
+        include_usage: options.include_usage,
+        logprobs,
+        tools,
+    };
+    Ok((requests, reply))
 }
 
 /// What would change the answer and cannot be done must not be ignored.
@@ -142,6 +137,21 @@ struct AssistantMessage {
     role: &'static str,
     content: Option<String>,
     refusal: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<ToolCall>,
+}
+
+#[derive(Serialize)]
+struct ToolCall {
+    id: String,
+    r#type: &'static str,
+    function: Function,
+}
+
+#[derive(Serialize)]
+struct Function {
+    name: String,
+    arguments: String,
 }
 
 #[derive(Serialize)]
@@ -155,50 +165,81 @@ struct Logprobs {
 struct Written {
     text: String,
     tokens: Vec<TokenInfo>,
+    calls: Vec<ToolCall>,
+    ending: Option<Ending>,
 }
 
-/// The whole answer at once.
-async fn whole(app: &App, reply: &Reply, mut answers: Answers) -> Result<Response, ApiError> {
-    let tokenizer = app.model()?.engine.tokenizer();
-    let n = reply.options.n;
-    let mut written: Vec<Written> = (0..n).map(|_| Written::default()).collect();
-    let mut finished: Vec<Option<Finished>> = vec![None; n];
-    while let Some(event) = answers.next().await {
-        let (i, event) = event?;
-        match event {
-            Event::Prompt(_) => {}
-            Event::Piece(piece) => {
-                let choice = &mut written[i];
-                choice.text.push_str(&piece.text);
-                let info = piece.logprobs.iter().map(|l| TokenInfo::new(tokenizer, l));
-                choice.tokens.extend(info);
-            }
-            Event::Done(end) => finished[i] = Some(end),
-        }
-    }
-    let choices = written.into_iter().zip(&finished).enumerate();
-    let choices = choices
-        .map(|(index, (written, finished))| Choice {
+impl Written {
+    fn choice(self, index: usize, logprobs: bool) -> Choice {
+        let has_content = !self.text.is_empty() || self.calls.is_empty();
+        Choice {
             index,
             message: AssistantMessage {
                 role: "assistant",
-                content: Some(written.text),
+                content: has_content.then_some(self.text),
                 refusal: None,
+                tool_calls: self.calls,
             },
-            logprobs: reply.logprobs.then_some(Logprobs {
-                content: written.tokens,
+            logprobs: logprobs.then_some(Logprobs {
+                content: self.tokens,
                 refusal: None,
             }),
-            finish_reason: finished.map_or("error", |finished| finish_reason(finished.stop)),
-        })
+            finish_reason: self.ending.map_or("error", reason),
+        }
+    }
+}
+
+fn reason(ending: Ending) -> &'static str {
+    if ending.calls {
+        "tool_calls"
+    } else {
+        finish_reason(ending.finished.stop)
+    }
+}
+
+/// The whole answer at once.
+async fn whole(app: &App, reply: &Reply, mut speech: Speech) -> Result<Response, ApiError> {
+    let tokenizer = app.model()?.engine.tokenizer();
+    let mut written: Vec<Written> = (0..reply.n).map(|_| Written::default()).collect();
+    while let Some(said) = speech.next().await {
+        let (i, said) = said?;
+        let choice = &mut written[i];
+        match said {
+            Said::Text(text, logprobs) => {
+                choice.text.push_str(&text);
+                let info = logprobs.iter().map(|l| TokenInfo::new(tokenizer, l));
+                choice.tokens.extend(info);
+            }
+            Said::Call { name } => choice.calls.push(ToolCall {
+                id: random_id("call_"),
+                r#type: "function",
+                function: Function {
+                    name,
+                    arguments: String::new(),
+                },
+            }),
+            Said::Arguments(json) => {
+                if let Some(call) = choice.calls.last_mut() {
+                    call.function.arguments.push_str(&json);
+                }
+            }
+            Said::CallEnd => {}
+            Said::End(ending) => choice.ending = Some(ending),
+        }
+    }
+    let finished: Vec<Option<Finished>> = written
+        .iter()
+        .map(|choice| choice.ending.map(|ending| ending.finished))
         .collect();
+    let choices = written.into_iter().enumerate();
+    let choices = choices.map(|(i, written)| written.choice(i, reply.logprobs));
     Ok(Json(Completion {
         id: &reply.id,
         object: "chat.completion",
         created: reply.created,
         model: &reply.model,
-        choices,
-        usage: Usage::of(&finished, n),
+        choices: choices.collect(),
+        usage: Usage::of(&finished, reply.n),
         timings: only(&finished),
     })
     .into_response())
@@ -240,13 +281,54 @@ struct Delta {
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<[CallDelta; 1]>,
+}
+
+#[derive(Serialize)]
+struct CallDelta {
+    index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#type: Option<&'static str>,
+    function: FunctionDelta,
+}
+
+#[derive(Serialize)]
+struct FunctionDelta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    arguments: String,
+}
+
+impl Delta {
+    fn text(text: String) -> Self {
+        Delta {
+            content: Some(text),
+            ..Delta::default()
+        }
+    }
+
+    fn call(index: usize, name: Option<String>, arguments: String) -> Self {
+        let begins = name.is_some();
+        Delta {
+            tool_calls: Some([CallDelta {
+                index,
+                id: begins.then(|| random_id("call_")),
+                r#type: begins.then_some("function"),
+                function: FunctionDelta { name, arguments },
+            }]),
+            ..Delta::default()
+        }
+    }
 }
 
 /// The answer as it is written.
-async fn stream(asked: Asked, reply: Reply, mut answers: Answers, events: Events) {
+async fn stream(asked: Asked, reply: Reply, mut speech: Speech, events: Events) {
     let Ok(model) = asked.app.model() else { return };
     let tokenizer = model.engine.tokenizer();
-    let usage = reply.options.include_usage.then_some(None);
+    let usage = reply.include_usage.then_some(None);
     let chunk = |choices, usage, timings| Chunk {
         id: &reply.id,
         object: "chat.completion.chunk",
@@ -262,57 +344,52 @@ async fn stream(asked: Asked, reply: Reply, mut answers: Answers, events: Events
         logprobs: None,
         finish_reason: None,
     };
-    for index in 0..reply.options.n {
+    for index in 0..reply.n {
         let delta = Delta {
             role: Some("assistant"),
-            content: Some(String::new()),
+            ..Delta::text(String::new())
         };
-        events
-            .data(&chunk(vec![of(index, delta)], usage, None))
-            .await;
+        let choices = vec![of(index, delta)];
+        events.data(&chunk(choices, usage, None)).await;
     }
-    let mut finished: Vec<Option<Finished>> = vec![None; reply.options.n];
-    while let Some(event) = answers.next().await {
-        let choice = match event {
-            Ok((_, Event::Prompt(_))) => continue,
-            Ok((
-                _,
-                Event::Piece(Piece {
-                    text,
-                    logprobs: None,
-                    ..
-                }),
-            )) if text.is_empty() => continue,
-            Ok((i, Event::Piece(piece))) => ChunkChoice {
-                logprobs: piece.logprobs.map(|l| Logprobs {
-                    content: vec![TokenInfo::new(tokenizer, &l)],
-                    refusal: None,
-                }),
-                ..of(
-                    i,
-                    Delta {
-                        role: None,
-                        content: Some(piece.text),
-                    },
-                )
-            },
-            Ok((i, Event::Done(end))) => {
-                finished[i] = Some(end);
-                ChunkChoice {
-                    finish_reason: Some(finish_reason(end.stop)),
-                    ..of(i, Delta::default())
-                }
-            }
+    let mut finished: Vec<Option<Finished>> = vec![None; reply.n];
+    let mut n_calls = vec![0; reply.n];
+    while let Some(said) = speech.next().await {
+        let (i, said) = match said {
+            Ok(said) => said,
             Err(error) => {
                 asked.record.failed(&error);
                 return events.data(&error.body()).await;
             }
         };
-        let timings = choice.finish_reason.and_then(|_| only(&finished));
+        let mut timings = None;
+        let choice = match said {
+            Said::Text(text, logprobs) => ChunkChoice {
+                logprobs: logprobs.map(|l| Logprobs {
+                    content: vec![TokenInfo::new(tokenizer, &l)],
+                    refusal: None,
+                }),
+                ..of(i, Delta::text(text))
+            },
+            Said::Call { name } => {
+                n_calls[i] += 1;
+                of(i, Delta::call(n_calls[i] - 1, Some(name), String::new()))
+            }
+            Said::Arguments(json) => of(i, Delta::call(n_calls[i] - 1, None, json)),
+            Said::CallEnd => continue,
+            Said::End(ending) => {
+                finished[i] = Some(ending.finished);
+                timings = only(&finished);
+                ChunkChoice {
+                    finish_reason: Some(reason(ending)),
+                    ..of(i, Delta::default())
+                }
+            }
+        };
         events.data(&chunk(vec![choice], usage, timings)).await;
     }
-    if reply.options.include_usage {
-        let total = Usage::of(&finished, reply.options.n);
+    if reply.include_usage {
+        let total = Usage::of(&finished, reply.n);
         events
             .data(&chunk(Vec::new(), Some(Some(total)), None))
             .await;

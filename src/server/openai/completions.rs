@@ -62,9 +62,9 @@ struct Reply {
 }
 
 /// A text to go on from.
-struct Prompt {
-    tokens: Vec<TokenId>,
-    text: String,
+pub struct Prompt {
+    pub tokens: Vec<TokenId>,
+    pub text: String,
 }
 
 fn prepare(
@@ -75,7 +75,7 @@ fn prepare(
 ) -> Result<(Vec<Prepared>, Reply), ApiError> {
     let model = app.model_named(fields.string("model")?.as_deref())?;
     record.set_model(&model.id, model.sha256.as_deref());
-    let prompts = prompts(&mut fields, model)?;
+    let prompts = prompts(&mut fields, "prompt", model, MAX_PROMPTS)?;
     let options = Options::read(&mut fields, model)?;
     let echo = fields.bool("echo")?.unwrap_or(false);
     let logprobs = fields.whole("logprobs", 0..=MAX_LOGPROBS)?;
@@ -120,27 +120,32 @@ fn prepare(
     Ok((requests, reply))
 }
 
-/// One text, several, or their tokens.
-fn prompts(fields: &mut Fields, model: &Served) -> Result<Vec<Prompt>, ApiError> {
+/// One text, several, or their tokens, from a field.
+pub fn prompts(
+    fields: &mut Fields,
+    name: &str,
+    model: &Served,
+    most: usize,
+) -> Result<Vec<Prompt>, ApiError> {
     let tokenizer = model.engine.tokenizer();
-    let value = fields.take("prompt");
-    let value = fields.require("prompt", value)?;
+    let value = fields.take(name);
+    let value = fields.require(name, value)?;
     let items = match value {
         Value::Array(items) if items.iter().any(|item| !item.is_number()) => items,
         Value::Array(items) if items.is_empty() => {
-            let message = "prompt is empty; there must be one at least";
-            return Err(ApiError::invalid("prompt", message));
+            let message = format!("{name} is empty; there must be one at least");
+            return Err(ApiError::invalid(name, message));
         }
         one => {
-            return Ok(vec![prompt(one, "prompt", tokenizer)?]);
+            return Ok(vec![prompt(one, name, tokenizer)?]);
         }
     };
-    if items.len() > MAX_PROMPTS {
+    if items.len() > most {
         let n = items.len();
-        let message = format!("prompt has {n} texts; at most {MAX_PROMPTS} are accepted");
-        return Err(ApiError::invalid("prompt", message));
+        let message = format!("{name} has {n} texts; at most {most} are accepted");
+        return Err(ApiError::invalid(name, message));
     }
-    let each = |(i, item)| prompt(item, &format!("prompt[{i}]"), tokenizer);
+    let each = |(i, item)| prompt(item, &format!("{name}[{i}]"), tokenizer);
     items.into_iter().enumerate().map(each).collect()
 }
 

@@ -40,7 +40,8 @@ pub fn read(fields: &mut Fields) -> Result<Vec<Message>, ApiError> {
     items.into_iter().enumerate().map(message).collect()
 }
 
-fn message(mut fields: Fields) -> Result<Message, ApiError> {
+/// One message.
+pub fn message(mut fields: Fields) -> Result<Message, ApiError> {
     let role = fields.choice("role", &ROLES)?;
     let role = fields.require("role", role)?;
     let content = content(&mut fields)?;
@@ -83,7 +84,7 @@ fn content(fields: &mut Fields) -> Result<Option<String>, ApiError> {
                 let mut part = Fields::new(part, format!("{path}[{i}]"))?;
                 let kind = part.string("type")?;
                 match part.require("type", kind)?.as_str() {
-                    "text" => {
+                    "text" | "input_text" | "output_text" => {
                         let piece = part.string("text")?;
                         text.push_str(&part.require("text", piece)?);
                     }
@@ -102,7 +103,7 @@ fn content(fields: &mut Fields) -> Result<Option<String>, ApiError> {
 }
 
 /// A call that the assistant made before. Templates want its arguments as an object.
-fn tool_call(mut fields: Fields) -> Result<Value, ApiError> {
+pub fn tool_call(mut fields: Fields) -> Result<Value, ApiError> {
     let id = fields.string("id")?.unwrap_or_default();
     fields.choice("type", &[("function", ())])?;
     let function = fields.object("function")?;

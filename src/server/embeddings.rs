@@ -1,0 +1,125 @@
+//! `/v1/embeddings`.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+
+use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::api_error::ApiError;
+use super::app::App;
+use super::body::JsonBody;
+use super::generate::Asked;
+use super::openai::completions::prompts;
+use super::record::Record;
+use super::tokens::blocking;
+use crate::engine::{Normalization, Stats};
+use crate::llama::TokenId;
+
+/// The most texts of one request, as with OpenAI.
+const MAX_INPUTS: usize = 2048;
+/// Between so many texts it is looked whether the client is still there.
+const INPUTS_AT_ONCE: usize = 16;
+
+#[derive(Serialize)]
+struct Embedding {
+    object: &'static str,
+    index: usize,
+    embedding: Value,
+}
+
+/// Tells the computation that nobody waits for it any more.
+struct Left(Arc<AtomicBool>);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Texts as vectors of length 1.
+pub async fn create(
+    Extension(asked): Extension<Asked>,
+    JsonBody(mut fields): JsonBody,
+) -> Result<Response, ApiError> {
+    let place = asked.app.enter(&asked.caller)?;
+    let app = asked.app.clone();
+    let record = asked.record.clone();
+    let (inputs, as_base64, model) = blocking(app, move |app| {
+        let model = app.model_named(fields.string("model")?.as_deref())?;
+        record.set_model(&model.id, model.sha256.as_deref());
+        let embedder = model.embedder.as_ref().ok_or_else(|| {
+            ApiError::unsupported("model", "the server was started without --embeddings")
+        })?;
+        let formats = [("float", false), ("base64", true)];
+        let as_base64 = fields.choice("encoding_format", &formats)?;
+        let prompts = prompts(&mut fields, "input", model, MAX_INPUTS)?;
+        let n_embd = embedder
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .n_embd();
+        if let Some(n) = fields.count("dimensions", 1)?
+            && n != n_embd
+        {
+            let message = format!("dimensions is {n}; the model's vectors have {n_embd}");
+            return Err(ApiError::unsupported("dimensions", message));
+        }
+        let inputs: Vec<Vec<TokenId>> = prompts.into_iter().map(|p| p.tokens).collect();
+        Ok((inputs, as_base64.unwrap_or(false), model.id.clone()))
+    })
+    .await?;
+    let n_tokens: usize = inputs.iter().map(Vec::len).sum();
+    if let Some(running) = asked.record.running() {
+        running.charge_prompt(n_tokens)?;
+    }
+    // It shares the processors with the answers, so it waits for its turn as they do.
+    let _turn = place.turn().await;
+    let gone = Arc::new(AtomicBool::new(false));
+    let _left = Left(Arc::clone(&gone));
+    let vectors = blocking(asked.app.clone(), move |app| embed(app, &inputs, &gone)).await?;
+    count(&asked.record, n_tokens);
+    let data: Vec<Embedding> = vectors
+        .into_iter()
+        .enumerate()
+        .map(|(index, vector)| Embedding {
+            object: "embedding",
+            index,
+            embedding: if as_base64 {
+                let bytes: Vec<u8> = vector.iter().flat_map(|v| v.to_le_bytes()).collect();
+                json!(STANDARD.encode(bytes))
+            } else {
+                json!(vector)
+            },
+        })
+        .collect();
+    let usage = json!({"prompt_tokens": n_tokens, "total_tokens": n_tokens});
+    let answer = json!({"object": "list", "model": model, "data": data, "usage": usage});
+    Ok(Json(answer).into_response())
+}
+
+fn count(record: &Record, n_prompt: usize) {
+    record.add(&Stats {
+        n_prompt,
+        ..Stats::default()
+    });
+}
+
+fn embed(app: &App, inputs: &[Vec<TokenId>], gone: &AtomicBool) -> Result<Vec<Vec<f32>>, ApiError> {
+    let Some(embedder) = &app.model()?.embedder else {
+        return Err(ApiError::internal("there is no embedder"));
+    };
+    let mut embedder = embedder.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut vectors = Vec::with_capacity(inputs.len());
+    for chunk in inputs.chunks(INPUTS_AT_ONCE) {
+        if gone.load(Ordering::Relaxed) {
+            return Err(ApiError::internal("the client has left"));
+        }
+        let embedded = embedder.embed(chunk, Normalization::Euclidean);
+        vectors.extend(embedded.map_err(|error| ApiError::from(error).about("prompt", "input"))?);
+    }
+    Ok(vectors)
+}
