@@ -104,6 +104,9 @@ impl RopeArgs {
     }
 }
 
+/// Some dozens of prompts of thousands of tokens, for Yi-34B.
+const DEFAULT_CACHE_BYTES: u64 = 4 << 30;
+
 /// What is kept between requests and runs.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Prefix cache")]
@@ -111,16 +114,17 @@ pub struct CacheArgs {
     /// Keep the starts of prompts in this folder, so that they need not be computed again after a restart
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
-    /// The most that the folder may hold, as in 4GiB
-    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = bytes, requires = "cache_dir")]
-    cache_bytes: u64,
+    /// The most that the folder may hold [default: 4GiB]
+    #[arg(long, value_name = "SIZE", value_parser = bytes, requires = "cache_dir")]
+    cache_bytes: Option<u64>,
 }
 
 impl CacheArgs {
     /// The cache asked for.
     pub fn open(&self) -> Result<Option<Arc<PrefixCache>>, Error> {
+        let n_bytes = self.cache_bytes.unwrap_or(DEFAULT_CACHE_BYTES);
         match &self.cache_dir {
-            Some(folder) => Ok(Some(Arc::new(PrefixCache::open(folder, self.cache_bytes)?))),
+            Some(folder) => Ok(Some(Arc::new(PrefixCache::open(folder, n_bytes)?))),
             None => Ok(None),
         }
     }

@@ -92,11 +92,14 @@ impl Inbox {
 
     /// Closes it when the engine's thread does nothing more, and ends the answers in its stead.
     pub fn fail(&self, reason: EngineError) {
-        self.close(reason.clone());
-        let answers = std::mem::take(&mut self.lock().answers);
+        let mut state = self.lock();
+        state.closed.get_or_insert(reason.clone());
+        let answers = std::mem::take(&mut state.answers);
+        drop(state);
         for answer in answers {
             answer.end(reason.clone());
         }
+        self.close(reason);
     }
 
     /// Whether it is closed.
