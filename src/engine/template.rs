@@ -7,7 +7,7 @@
 //! - The result is text plus the places that are special tokens ([`Rendered`]). Whatever came out of a
 //!   message is plain text, whatever it spells (llama.cpp#24382 is what happens otherwise).
 //!
-//! Where text came from is found by rendering again with marks that nobody can guess, [`trace`].
+//! Where text came from is found by rendering again with marks that nobody can guess, `trace`.
 
 use std::io;
 use std::ops::Range;

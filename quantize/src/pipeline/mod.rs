@@ -4,7 +4,7 @@
 //! A lane works on one source file at a time. Its reader hashes the file from the first byte to the last, which
 //! brings the pages in, and cuts each tensor into chunks of whole rows; the rayon pool quantizes the chunks; the
 //! lane's writer takes them in order, hashes them, writes them to their place, which the plan knows, and gives the
-//! pages back. A [`ring`] of buffers bounds what is under way. Memory therefore depends on the threads and the
+//! pages back. A `ring` of buffers bounds what is under way. Memory therefore depends on the threads and the
 //! chunk and not on the tensor or the model, and the bytes do not depend on the number of threads.
 
 mod chunk;
