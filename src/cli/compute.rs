@@ -142,7 +142,7 @@ impl Compute {
         ContextParams {
             type_k: self.type_k,
             type_v: self.type_v,
-            ..context(&self.settings, n_ctx)
+            ..self.settings.context(n_ctx)
         }
     }
 
@@ -153,20 +153,6 @@ impl Compute {
             batch_costs: Some(self.settings.batch_costs.clone()),
             ..EngineParams::default()
         }
-    }
-}
-
-/// A context's parameters with these settings, for one sequence.
-pub fn context(settings: &Settings, n_ctx: u32) -> ContextParams {
-    ContextParams {
-        n_ctx,
-        n_batch: settings.n_batch,
-        n_ubatch: settings.n_ubatch,
-        n_seq_max: 1,
-        n_threads: settings.n_threads,
-        n_threads_batch: settings.n_threads_batch,
-        flash_attention: settings.flash_attention,
-        ..ContextParams::default()
     }
 }
 

@@ -15,7 +15,6 @@ use super::openai::options::{self, Options};
 use super::openai::tools;
 use super::record::Record;
 use super::sse::{self, Events};
-use super::tokens::blocking;
 use super::tools::{Tool, ToolChoice, Tools};
 use crate::engine::template::{Message, Role};
 use crate::engine::{Prepared, Stats, StopReason};
@@ -25,14 +24,7 @@ pub async fn create(
     Extension(asked): Extension<Asked>,
     JsonBody(fields): JsonBody,
 ) -> Result<Response, ApiError> {
-    let place = asked.app.enter(&asked.caller)?;
-    let (requests, reply) = {
-        let (caller, record) = (asked.caller.clone(), asked.record.clone());
-        let app = asked.app.clone();
-        blocking(app, move |app| prepare(app, &caller, &record, fields)).await?
-    };
-    let mut answers = Answers::start(&asked, place, requests)?;
-    answers.begun().await?;
+    let (answers, reply) = Answers::begin(&asked, fields, prepare).await?;
     let speech = Speech::new(answers, 1, reply.tools.as_ref());
     if reply.stream {
         return Ok(sse::response(|events| stream(asked, reply, speech, events)));

@@ -9,7 +9,9 @@ use super::access::Caller;
 use super::admit::{Place, Turn};
 use super::api_error::ApiError;
 use super::app::{App, Phase, reached};
+use super::json::Fields;
 use super::record::Record;
+use super::tokens::blocking;
 use crate::engine::{Answer, Event, Finished, Piece, Prepared, Stats, StopReason};
 
 /// What every handler needs to know of a request.
@@ -60,11 +62,33 @@ impl Drop for Tally {
 }
 
 impl Answers {
+    /// From the fields of a request to answers that have begun; `prepare` reads the fields, and says besides
+    /// how to answer. It may take a while, and its thread is one for that.
+    ///
+    /// # Errors
+    /// When there is no room in the queue, the fields are wrong, or the engine refuses.
+    pub async fn begin<R: Send + 'static>(
+        asked: &Asked,
+        fields: Fields,
+        prepare: impl FnOnce(&App, &Caller, &Record, Fields) -> Result<(Vec<Prepared>, R), ApiError>
+        + Send
+        + 'static,
+    ) -> Result<(Self, R), ApiError> {
+        let place = asked.app.enter(&asked.caller)?;
+        let (caller, record) = (asked.caller.clone(), asked.record.clone());
+        let app = Arc::clone(&asked.app);
+        let (requests, reply) =
+            blocking(app, move |app| prepare(app, &caller, &record, fields)).await?;
+        let mut answers = Self::start(asked, place, requests)?;
+        answers.begun().await?;
+        Ok((answers, reply))
+    }
+
     /// Asks for answers. `place` is the place in the queue that the first one has already.
     ///
     /// # Errors
     /// At once, when there is no room for all of them in the queue, or the key's tokens are used up.
-    pub fn start(asked: &Asked, place: Place, requests: Vec<Prepared>) -> Result<Self, ApiError> {
+    fn start(asked: &Asked, place: Place, requests: Vec<Prepared>) -> Result<Self, ApiError> {
         let n_tokens = requests.iter().map(Prepared::n_prompt).sum();
         if let Some(running) = asked.record.running() {
             running.charge_prompt(n_tokens)?;
@@ -94,7 +118,7 @@ impl Answers {
     ///
     /// # Errors
     /// When the queue does not move, or the engine refuses.
-    pub async fn begun(&mut self) -> Result<(), ApiError> {
+    async fn begun(&mut self) -> Result<(), ApiError> {
         std::future::poll_fn(|context| {
             for choice in &mut self.all {
                 if let Poll::Ready(begun) = choice.poll_begin(context) {

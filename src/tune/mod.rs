@@ -8,7 +8,7 @@ mod store;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::BatchCosts;
-use crate::llama::FlashAttention;
+use crate::llama::{ContextParams, FlashAttention};
 use crate::repack::RepackChoice;
 
 pub use goal::{Goal, Speed};
@@ -37,6 +37,23 @@ pub struct Settings {
     pub n_gpu_layers: Option<u32>,
     /// What short batches cost.
     pub batch_costs: BatchCosts,
+}
+
+impl Settings {
+    /// A context's parameters with these settings, for one sequence.
+    #[must_use]
+    pub fn context(&self, n_ctx: u32) -> ContextParams {
+        ContextParams {
+            n_ctx,
+            n_batch: self.n_batch,
+            n_ubatch: self.n_ubatch,
+            n_seq_max: 1,
+            n_threads: self.n_threads,
+            n_threads_batch: self.n_threads_batch,
+            flash_attention: self.flash_attention,
+            ..ContextParams::default()
+        }
+    }
 }
 
 /// What `yi tune` found.

@@ -160,16 +160,9 @@ impl Search<'_> {
         n_ctx: u32,
     ) -> Result<Context, Error> {
         let params = ContextParams {
-            n_ctx,
-            n_batch: settings.n_batch,
-            n_ubatch: settings.n_ubatch,
-            n_seq_max: 1,
-            n_threads: settings.n_threads,
-            n_threads_batch: settings.n_threads_batch,
             type_k: cache,
             type_v: cache,
-            flash_attention: settings.flash_attention,
-            ..ContextParams::default()
+            ..settings.context(n_ctx)
         };
         let stop = Arc::clone(&self.stop);
         self.file.context(Arc::clone(model), &params, stop)

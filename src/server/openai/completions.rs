@@ -19,7 +19,7 @@ use crate::server::generate::{Answers, Asked};
 use crate::server::json::{Fields, wrong};
 use crate::server::record::Record;
 use crate::server::sse::{self, Events};
-use crate::server::tokens::{blocking, read_tokens};
+use crate::server::tokens::read_tokens;
 
 /// The most prompts of one request.
 const MAX_PROMPTS: usize = 64;
@@ -33,14 +33,7 @@ pub async fn create(
     Extension(asked): Extension<Asked>,
     JsonBody(fields): JsonBody,
 ) -> Result<Response, ApiError> {
-    let place = asked.app.enter(&asked.caller)?;
-    let (requests, reply) = {
-        let (caller, record) = (asked.caller.clone(), asked.record.clone());
-        let app = asked.app.clone();
-        blocking(app, move |app| prepare(app, &caller, &record, fields)).await?
-    };
-    let mut answers = Answers::start(&asked, place, requests)?;
-    answers.begun().await?;
+    let (answers, reply) = Answers::begin(&asked, fields, prepare).await?;
     if reply.options.stream {
         return Ok(sse::response(|events| {
             stream(asked, reply, answers, events)

@@ -18,7 +18,6 @@ use crate::server::generate::{Answers, Asked};
 use crate::server::json::{Fields, wrong};
 use crate::server::record::Record;
 use crate::server::sse::{self, Events};
-use crate::server::tokens::blocking;
 use crate::server::tools::Tools;
 
 /// Answers an input.
@@ -26,14 +25,7 @@ pub async fn create(
     Extension(asked): Extension<Asked>,
     JsonBody(fields): JsonBody,
 ) -> Result<Response, ApiError> {
-    let place = asked.app.enter(&asked.caller)?;
-    let (requests, reply) = {
-        let (caller, record) = (asked.caller.clone(), asked.record.clone());
-        let app = asked.app.clone();
-        blocking(app, move |app| prepare(app, &caller, &record, fields)).await?
-    };
-    let mut answers = Answers::start(&asked, place, requests)?;
-    answers.begun().await?;
+    let (answers, reply) = Answers::begin(&asked, fields, prepare).await?;
     let speech = Speech::new(answers, 1, reply.tools.as_ref());
     if reply.stream {
         return Ok(sse::response(|events| stream(asked, reply, speech, events)));
