@@ -198,7 +198,7 @@ fn sigterm_lets_requests_end_and_accepts_no_more() {
     running.head();
     server.signal("TERM");
     server.wait_for("shutting down");
-    assert!(std::net::TcpStream::connect(&server.address).is_err());
+    server.wait_until_closed();
     let mut text = Vec::new();
     while let Some(chunk) = running.chunk() {
         text.extend(chunk);

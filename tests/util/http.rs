@@ -81,6 +81,15 @@ impl Server {
         }
     }
 
+    /// Waits until it accepts no connection: the listener closes a moment after the note of it.
+    pub fn wait_until_closed(&self) {
+        let begun = Instant::now();
+        while TcpStream::connect(&self.address).is_ok() {
+            assert!(begun.elapsed() < PATIENCE, "it still accepts connections");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// What it has written to standard error.
     pub fn stderr(&self) -> String {
         self.stderr.lock().unwrap().clone()
