@@ -464,7 +464,9 @@ impl Scheduler {
             // Within the places that are kept for the request anyway.
             let n_max = job.n_cells.saturating_sub(tokens.len() + 1);
             let n_max = n_max.min(self.n_draft).min(n_room);
-            let mut draft: Vec<_> = job.draft(n_max).collect();
+            // An end is seen in the logits before it, and nothing follows it.
+            let goes_on = |&(token, _): &(TokenId, f32)| !self.tokenizer.is_end(token);
+            let mut draft: Vec<_> = job.draft(n_max).take_while(goes_on).collect();
             // A good guess that costs nothing is better than one that must be computed.
             let is_good = draft
                 .first()

@@ -11,8 +11,8 @@ const CACHED_BYTES: u64 = 32 << 20;
 /// What short batches cost with these weights and this machine's kernels.
 ///
 /// ggml multiplies K-quants (those that are not repacked) by 8 rows or more with a kernel that computes 16 at
-/// a time (ggml-cpu/tiled). With AVX-512 VNNI that pays; with AVX2 alone a batch of 8 takes as long as one
-/// of 16, and longer than two of 4: measured on two cores, two full-width layers of Yi-34B, Q4_K_M.
+/// a time (ggml-cpu/tiled), so a batch of 8 takes as long as one of 16 and longer than one of 7. Measured on two
+/// cores, two full-width layers of Yi-34B, Q4_K_M: Zen 3, which has AVX2 alone, and Zen 4, which has AVX-512 VNNI.
 #[must_use]
 pub fn batch_costs(headers: &[Gguf], backend: &Backend) -> BatchCosts {
     let has = |feature| {
@@ -34,15 +34,11 @@ pub fn batch_costs(headers: &[Gguf], backend: &Backend) -> BatchCosts {
     }
     let k_quants = matrices().filter(|tensor| is_k_quant(tensor.dtype()));
     let n_k_bytes: u64 = k_quants.map(|t| t.n_bytes()).sum();
-    if has("AVX2") && !has("AVX512_VNNI") && n_k_bytes > n_bytes / 4 {
-        let points = vec![
-            (1, 1.0),
-            (4, 2.9),
-            (7, 4.8),
-            (8, 8.5),
-            (16, 8.7),
-            (32, 13.0),
-        ];
+    if n_k_bytes > n_bytes / 4 && has("AVX2") {
+        let vnni = [(4, 2.75), (7, 4.4), (8, 5.8), (16, 6.0), (32, 8.8)];
+        let avx2 = [(4, 2.9), (7, 4.8), (8, 8.5), (16, 8.7), (32, 13.0)];
+        let more = if has("AVX512_VNNI") { vnni } else { avx2 };
+        let points = [(1, 1.0)].into_iter().chain(more).collect::<Vec<_>>();
         return BatchCosts::try_from(points).unwrap_or_default();
     }
     BatchCosts::default()

@@ -1,5 +1,5 @@
 //! Makes models for tests and scale runs: Hugging Face checkpoints of any shape with realistic random
-//! weights, and GGUF files of any depth out of a small one's layers.
+//! weights, GGUF files of any depth out of a small one's layers, and a small checkpoint in any width.
 //!
 //! The weights mean nothing. Their distribution, names, shapes, shards and tokenizer are those of the
 //! real models, so sizes, speeds, memory and every code path are too.
@@ -10,6 +10,7 @@ mod shape;
 mod shards;
 mod tokenizer;
 mod weights;
+mod widen;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -45,6 +46,15 @@ enum Command {
         /// Layers in the new file
         #[arg(long)]
         layers: u32,
+    },
+    /// Writes a small BF16 checkpoint in a large one's shape: the same answers, at the large one's cost
+    Widen {
+        /// The small checkpoint's folder
+        small: PathBuf,
+        /// The folder to write, new or empty
+        out: PathBuf,
+        #[command(flatten)]
+        widths: widen::Widths,
     },
 }
 
@@ -103,6 +113,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Hf(args) => write_checkpoint(&args),
         Command::Repeat { small, out, layers } => repeat::repeat_layers(&small, &out, layers),
+        Command::Widen { small, out, widths } => widen::widen(&small, &out, widths),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
