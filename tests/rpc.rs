@@ -12,13 +12,13 @@ use crate::util::models;
 use crate::util::program::{yi, yi_command};
 
 /// A `yi worker` process on loopback.
-struct Worker {
+pub struct Worker {
     child: Child,
-    address: String,
+    pub address: String,
 }
 
 impl Worker {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap().to_string();
         drop(free);
@@ -37,7 +37,7 @@ impl Worker {
         worker
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

@@ -20,6 +20,7 @@ mod io;
 mod json;
 mod listen;
 mod metrics;
+mod notify;
 mod openai;
 mod page;
 mod record;
@@ -204,6 +205,7 @@ impl Server {
                 tls.clone(),
             ));
             tokio::spawn(watch_keys(Arc::clone(&app)));
+            tokio::spawn(notify::keep_alive(Arc::clone(&app)));
             let (loaded, load_ended) = oneshot::channel();
             let loading = Arc::clone(&app);
             std::thread::Builder::new()
@@ -240,7 +242,10 @@ async fn wait(
             loaded = &mut load_ended, if is_loading => {
                 is_loading = false;
                 match loaded {
-                    Ok(Ok(())) => crate::cli::note("ready"),
+                    Ok(Ok(())) => {
+                        crate::cli::note("ready");
+                        notify::ready();
+                    }
                     Ok(Err(error)) => return Err(error),
                     Err(_) => return Err(ServerError::System(IoError::other("the thread that loads the model has failed")).into()),
                 }
@@ -282,6 +287,7 @@ async fn watch_keys(app: Arc<App>) {
 /// Lets requests end, or ends them at the deadline.
 async fn drain(app: &App, serving: tokio::task::JoinHandle<()>, stop: &AtomicBool) {
     crate::cli::note("the server is shutting down");
+    notify::ending();
     app.phase.send_replace(Phase::Draining);
     let mut serving = serving;
     let time = app.settings.bounds.drain_time;

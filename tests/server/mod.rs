@@ -8,6 +8,8 @@ mod completions;
 mod forms;
 mod hostile;
 mod load;
+#[cfg(target_os = "linux")]
+mod notify;
 mod openapi;
 mod page;
 mod tokens;
