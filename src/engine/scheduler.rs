@@ -101,13 +101,15 @@ impl Scheduler {
             context.n_seq_max()
         };
         let can_cut = !model.is_recurrent();
+        let costs = params.batch_costs.clone().unwrap_or_default();
+        // Guesses that are wrong must be removed again. Where none can pay, nothing is kept to make them from.
+        let guesses = can_cut && costs.can_pay(n_slots, params.speculation.n_max);
         Scheduler {
             can_cut,
             disk: disk.filter(|_| context.can_save()),
-            // Guesses that are wrong must be removed again.
-            n_draft: if can_cut { params.speculation.n_max } else { 0 },
-            costs: params.batch_costs.clone().unwrap_or_default(),
-            drafter: drafter.filter(|_| can_cut),
+            n_draft: if guesses { params.speculation.n_max } else { 0 },
+            costs,
+            drafter: drafter.filter(|_| guesses),
             turn: 0,
             slots: (0..n_slots).map(|_| Slot::default()).collect(),
             cells: Cells::new(n_ctx),
