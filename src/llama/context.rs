@@ -42,7 +42,8 @@ pub struct ContextParams {
     pub adapters: Vec<(Adapter, f32)>,
     /// Keeps a sequence free to bring parts of the others in and out, see [`Context::save`].
     pub can_save: bool,
-    /// `Some` makes a context that computes a vector for each sequence, and no logits.
+    /// `Some` makes a context that computes a vector for each sequence (with [`Pooling::None`] for each token), and
+    /// no logits.
     pub pooling: Option<Pooling>,
 }
 
@@ -221,6 +222,7 @@ pub struct Context {
     n_vocab: usize,
     /// The context computes vectors, of so many numbers.
     n_embd: Option<usize>,
+    pooling: Option<Pooling>,
 }
 
 // SAFETY: llama.cpp does not tie a context to a thread, and `&mut self` on all that computes keeps two
@@ -323,6 +325,7 @@ impl Context {
             has_spare_sequence: params.has_spare_sequence(),
             n_vocab,
             n_embd,
+            pooling: params.pooling,
         })
     }
 
@@ -475,11 +478,37 @@ impl Context {
         Some(unsafe { std::slice::from_raw_parts(logits, self.n_vocab) })
     }
 
-    /// The vector of a sequence of the last computed batch; `None` when the context computes none, or the
-    /// batch had no such sequence.
+    /// What the vectors of a sequence's tokens become; `None` where the context computes logits.
+    #[must_use]
+    pub fn pooling(&self) -> Option<Pooling> {
+        self.pooling
+    }
+
+    /// The vector of token `i` of the last computed batch; `None` when the context computes none for tokens, or
+    /// the batch did not ask for this one.
+    #[must_use]
+    pub fn token_embedding(&self, i: usize) -> Option<&[f32]> {
+        let n_embd = self.n_embd?;
+        let asked = self.outputs.get(i).copied().unwrap_or(false);
+        if self.pooling != Some(Pooling::None) || !asked {
+            return None;
+        }
+        // SAFETY: the context is alive and entry `i` of the last batch was computed with output.
+        let vector = unsafe { sys::llama_get_embeddings_ith(self.context.as_ptr(), i as i32) };
+        if vector.is_null() {
+            return None;
+        }
+        // SAFETY: without pooling a non-null result points to n_embd_out floats that stay in place until the
+        // next computation, which needs `&mut self`.
+        Some(unsafe { std::slice::from_raw_parts(vector, n_embd) })
+    }
+
+    /// The vector of a sequence of the last computed batch; `None` when the context computes none for
+    /// sequences, or the batch had no such sequence.
     #[must_use]
     pub fn embedding(&self, sequence: u32) -> Option<&[f32]> {
-        let n_embd = self.n_embd.filter(|_| sequence < self.n_seq_max)?;
+        let pools = self.pooling != Some(Pooling::None);
+        let n_embd = self.n_embd.filter(|_| pools && sequence < self.n_seq_max)?;
         let sequence = i32::try_from(sequence).ok()?;
         // SAFETY: the context is alive; for a sequence that the last batch did not have the result is null.
         let vector = unsafe { sys::llama_get_embeddings_seq(self.context.as_ptr(), sequence) };
