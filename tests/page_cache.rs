@@ -10,6 +10,7 @@ use crate::util::models;
 use crate::util::program::yi_command;
 
 /// Runs the program to its first tokens; the blocks of 512 bytes that were read from a disk for it.
+#[expect(clippy::zombie_processes, reason = "wait4 waits for it")]
 fn blocks_read(model: &Path) -> i64 {
     let arguments = args![
         "run", "-m", model, "-t", "1", "-n", "2", "--temp", "0", "-p", "x", "--repack", "off"
