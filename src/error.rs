@@ -115,8 +115,8 @@ pub enum Error {
     },
     /// The model does not fit the machine with these settings.
     #[error(
-        "the model needs {} of memory: {} of weights that are not mapped, {} for the cache of {n_ctx} tokens, {} to compute; {} are available",
-        gib(memory.anonymous()), gib(memory.resident), gib(memory.kv_cache),
+        "the model {} {} of memory: {} of weights that are not mapped, {} for the cache of {n_ctx} tokens, {} to compute; {} are available",
+        if *with_draft { "and its draft model need" } else { "needs" }, gib(memory.anonymous()), gib(memory.resident), gib(memory.kv_cache),
         gib(memory.compute.saturating_add(memory.scratch)), gib(*.available)
     )]
     ModelMemory {
@@ -126,6 +126,20 @@ pub enum Error {
         n_ctx: u64,
         /// Bytes.
         available: u64,
+        /// Whether the memory is that of a draft model, too.
+        with_draft: bool,
+    },
+    /// The layers do not fit on a GPU.
+    #[error("{n_layers} layers need {} of memory on {device}; {} are free there", gib(*.needed), gib(*.free))]
+    GpuMemory {
+        /// Layers, the output counted as one.
+        n_layers: u32,
+        /// ggml's name of the device, and what it is: `CUDA0 (NVIDIA H100)`.
+        device: String,
+        /// Bytes of the layers that would go there, with their part of the cache.
+        needed: u64,
+        /// Bytes.
+        free: u64,
     },
     /// What a context takes cannot be told.
     #[error(
@@ -203,6 +217,12 @@ pub enum Error {
     /// A model that gives no vectors.
     #[error("{} is an encoder-decoder model; it gives no embeddings", path.display())]
     NoEmbeddings {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A model that gives scores in place of vectors.
+    #[error("{} is a reranker: it gives a score for a pair of texts, and no vectors", path.display())]
+    Reranker {
         /// The file.
         path: PathBuf,
     },
@@ -315,6 +335,7 @@ impl Error {
             Error::Context(ContextError::Refused { .. })
             | Error::ContextMemory { .. }
             | Error::WeightsMemory { .. }
+            | Error::GpuMemory { .. }
             | Error::ModelMemory { .. } => Kind::Memory,
             Error::Template(TemplateError::Random(_)) => Kind::Internal,
             Error::Template(TemplateError::Refused { .. }) => Kind::Unsupported,
@@ -327,7 +348,8 @@ impl Error {
             Error::NoTokenizer { .. }
             | Error::NoChatTemplate { .. }
             | Error::NoDecoder { .. }
-            | Error::NoEmbeddings { .. } => Kind::Unsupported,
+            | Error::NoEmbeddings { .. }
+            | Error::Reranker { .. } => Kind::Unsupported,
             Error::Read { .. } | Error::Write(_) | Error::Cache(_) | Error::Profile(_) => Kind::Io,
             Error::NotUtf8 { .. } | Error::TextTooLong { .. } => Kind::InvalidInput,
             Error::Server(error) => server_kind(error),
@@ -356,6 +378,9 @@ impl Error {
             Error::Context(ContextError::Refused { .. }) | Error::ContextMemory { .. } => {
                 "choose a shorter context with -c"
             }
+            Error::GpuMemory { .. } => {
+                "-ngl auto, the default, puts as many layers there as fit; a shorter context (-c) leaves room for more"
+            }
             Error::WeightsMemory { .. } => REMAP_HINT,
             Error::ModelMemory { memory, .. } if memory.resident > memory.context() => REMAP_HINT,
             Error::ModelMemory { .. } => {
@@ -366,6 +391,9 @@ impl Error {
             }
             Error::NothingToRepack { .. } => {
                 "`yi inspect` shows names and types; this CPU has kernels for some types only, on AVX2 Q4_0, Q4_K and IQ4_NL"
+            }
+            Error::Reranker { .. } => {
+                "rerankers are not supported; --pooling mean, cls or last gives the vectors before its head"
             }
             Error::CacheType { .. } => "use f16, the default",
             Error::DraftVocabulary { .. } => {

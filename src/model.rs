@@ -4,6 +4,7 @@ mod adapter;
 mod fingerprint;
 pub mod folder;
 pub mod loaded;
+mod offload;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -19,10 +20,12 @@ use crate::engine::tokenize::Tokenizer;
 use crate::error::Error;
 use crate::fit::{self, Geometry, Memory};
 use crate::llama::{
-    self, Backend, Context, ContextParams, LoadParams, Model, Pooling, Progress, Repack, Source,
-    TokenId,
+    self, Backend, Context, ContextParams, GpuLayers, LoadParams, Model, Pooling, Progress, Repack,
+    Source, TokenId,
 };
 pub use adapter::AdapterError;
+pub use offload::Offload;
+pub(crate) use offload::free_bytes;
 
 use crate::repack::{RepackChoice, repacked_bytes};
 use yi_quantize::memory;
@@ -155,25 +158,38 @@ impl ModelFile {
             .map_or_else(stem, str::to_owned)
     }
 
-    /// How to load the file on this machine: what [`RepackChoice::Auto`] repacks, or nothing where that
-    /// does not fit beside a context of the default length.
+    /// How to load the file on this machine: as many layers on GPUs as fit with a context of the default length,
+    /// and what [`RepackChoice::Auto`] repacks, or nothing where that does not fit beside such a context.
     ///
     /// # Errors
     /// When the backend does not start.
     pub fn load_params(&self) -> Result<LoadParams, Error> {
-        let backend = llama::backend()?;
-        let on_gpu = llama::devices(backend).iter().any(|d| d.is_gpu);
-        let mut load = LoadParams {
-            repack: RepackChoice::Auto.resolve(&self.headers, backend, on_gpu)?,
-            ..LoadParams::default()
-        };
         let context = ContextParams {
             n_ctx: self.resolve_n_ctx(None),
             ..ContextParams::default()
         };
+        self.load_params_beside(&context, &[])
+    }
+
+    /// The same for such a context, where others will take so much on each GPU, in bytes.
+    ///
+    /// # Errors
+    /// When the backend does not start.
+    pub fn load_params_beside(
+        &self,
+        context: &ContextParams,
+        taken: &[u64],
+    ) -> Result<LoadParams, Error> {
+        let backend = llama::backend()?;
+        let offload = self.offload_beside(GpuLayers::Auto, context, taken)?;
+        let mut load = LoadParams {
+            n_gpu_layers: offload.n_layers,
+            repack: RepackChoice::Auto.resolve(&self.headers, backend, offload.is_any())?,
+            ..LoadParams::default()
+        };
         let repacked = repacked_bytes(&load.repack, &self.headers, backend);
         if memory::available_bytes()
-            .is_some_and(|available| self.memory(&load, &context, repacked).anonymous() > available)
+            .is_some_and(|available| self.memory(&load, context, repacked).anonymous() > available)
         {
             load.repack = Repack::None;
         }
@@ -281,10 +297,22 @@ impl ModelFile {
     /// How the file says that vectors of tokens become one; `None` where it says nothing of use.
     #[must_use]
     pub fn pooling(&self) -> Option<Pooling> {
+        let pooling = Pooling::from_number(self.pooling_number()?)?;
+        // One vector is meant where nobody asks for those of the tokens.
+        Some(pooling).filter(|&pooling| pooling != Pooling::None)
+    }
+
+    /// Whether the file says that the model gives scores, and no vectors.
+    #[must_use]
+    pub fn is_reranker(&self) -> bool {
+        self.pooling_number() == Some(Pooling::RANK)
+    }
+
+    fn pooling_number(&self) -> Option<u64> {
         let metadata = self.metadata();
         let architecture = metadata.str("general.architecture").ok().flatten()?;
         let number = metadata.unsigned(&format!("{architecture}.pooling_type"));
-        Pooling::from_number(number.ok().flatten()?)
+        number.ok().flatten()
     }
 
     /// The length of the context that is meant: `None` gives the default, at most what the model was
@@ -299,35 +327,36 @@ impl ModelFile {
         }
     }
 
-    /// The memory that the model takes with these settings, with `repacked` of its weights' bytes in another
-    /// layout. Without the parts that a context takes where the file does not state its widths.
+    /// The memory that the model takes here with these settings, with `repacked` of its weights' bytes in another
+    /// layout. Without what is on GPUs, and the parts that a context takes where the file does not state its
+    /// widths.
     #[must_use]
     pub fn memory(&self, load: &LoadParams, context: &ContextParams, repacked: u64) -> Memory {
-        let resident = self.resident_bytes(load, repacked);
+        let away = self.away(load.n_gpu_layers, context);
         let context = Geometry::new(&self.headers)
             .map(|geometry| fit::context_memory(&geometry, context))
             .unwrap_or_default();
-        fit::of_file(&self.headers, context, resident)
-    }
-
-    /// Bytes of the weights in memory of the process.
-    fn resident_bytes(&self, load: &LoadParams, repacked: u64) -> u64 {
-        if load.mmap {
-            repacked
-        } else {
-            fit::weight_bytes(&self.headers)
-        }
+        let resident = match &away {
+            _ if !load.mmap => u64::MAX,
+            None => repacked,
+            // What is not here is not repacked, nor what nothing is multiplied with.
+            Some(away) => {
+                let all = fit::weight_bytes(&self.headers);
+                let here = all.saturating_sub(away.weights.saturating_add(away.rest));
+                repacked.min(here)
+            }
+        };
+        fit::of_file(&self.headers, context, resident, away.as_ref())
     }
 
     /// Refuses weights that need more memory than there is. A GPU has memory of its own.
     fn check_weights(&self, load: &LoadParams, backend: &Backend) -> Result<(), Error> {
-        let on_gpu =
-            load.n_gpu_layers != Some(0) && llama::devices(backend).iter().any(|d| d.is_gpu);
-        if load.vocab_only || on_gpu {
+        if load.vocab_only {
             return Ok(());
         }
         let repacked = repacked_bytes(&load.repack, &self.headers, backend);
-        let needed = self.resident_bytes(load, repacked);
+        let context = ContextParams::default();
+        let needed = self.memory(load, &context, repacked).resident;
         match memory::available_bytes() {
             Some(available) if needed > available => {
                 Err(Error::WeightsMemory { needed, available })
@@ -346,8 +375,7 @@ impl ModelFile {
         context: &ContextParams,
         repacked: u64,
     ) -> Result<(), Error> {
-        context.check()?;
-        self.check_cache_types(context)?;
+        self.check_context(context)?;
         let memory = self.memory(load, context, repacked);
         if let Some(available) = memory::available_bytes()
             && memory.anonymous() > available
@@ -356,9 +384,19 @@ impl ModelFile {
                 memory,
                 n_ctx: context.n_ctx.into(),
                 available,
+                with_draft: false,
             });
         }
         Ok(())
+    }
+
+    /// Refuses settings of a context that cannot work with the model.
+    ///
+    /// # Errors
+    /// [`Error::Context`], [`Error::CacheType`].
+    pub fn check_context(&self, context: &ContextParams) -> Result<(), Error> {
+        context.check()?;
+        self.check_cache_types(context)
     }
 
     /// A quantized cache holds whole blocks for each head.
@@ -391,10 +429,12 @@ impl ModelFile {
         params: &ContextParams,
         stop: Arc<AtomicBool>,
     ) -> Result<Context, Error> {
-        params.check()?;
-        self.check_cache_types(params)?;
-        let needed = Geometry::new(&self.headers)
-            .map(|geometry| fit::context_memory(&geometry, params).context());
+        self.check_context(params)?;
+        let away = self.away(model.n_gpu_layers(), params);
+        let needed = Geometry::new(&self.headers).map(|geometry| {
+            let needed = fit::context_memory(&geometry, params).context();
+            needed.saturating_sub(away.map_or(0, |away| away.cache))
+        });
         if let (Some(needed), Some(available)) = (needed, memory::available_bytes())
             && needed > available
         {

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::args;
 use crate::util::models;
-use crate::util::program::{yi, yi_command, yi_with_input};
+use crate::util::program::{Ran, yi, yi_command, yi_with_input};
 
 #[test]
 fn version_names_the_cpu_library() {
@@ -219,7 +219,10 @@ fn copy_folder(to: &Path, keep: impl Fn(&str) -> bool) -> std::path::PathBuf {
         }
     }
     let copy = to.join(exe.file_name().unwrap());
-    fs::copy(exe, &copy).unwrap();
+    // A link where that is possible: a copy that another thread's child has open cannot be run.
+    fs::hard_link(exe, &copy)
+        .or_else(|_| fs::copy(exe, &copy).map(drop))
+        .unwrap();
     copy
 }
 
@@ -230,6 +233,35 @@ fn output(exe: &Path, arguments: &[std::ffi::OsString]) -> std::process::Output 
         .current_dir("/")
         .output()
         .unwrap()
+}
+
+#[test]
+#[cfg(unix)]
+fn a_gpus_library_that_finds_no_gpu_is_told_apart_from_none() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let copy = copy_folder(dir.path(), |_| true);
+    let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    let library = format!("{prefix}ggml-cuda{suffix}");
+    fs::write(dir.path().join("backends").join(library), b"no library").unwrap();
+    let arguments = args![
+        "run",
+        "-p",
+        "x",
+        "-n",
+        "2",
+        "-t",
+        "1",
+        "-ngl",
+        "all",
+        "-m",
+        models::demo()
+    ];
+    let ran = Ran::new(output(&copy, &arguments));
+    let line = "all layers stay on the CPU: ggml-cuda found no GPU";
+    assert!(ran.stderr.contains(line), "{}", ran.stderr);
+    ran.ok();
+    let version = Ran::new(output(&copy, &args!["--version", "-v"])).ok();
+    assert!(version.contains("ggml-cuda found no GPU"), "{version}");
 }
 
 #[test]

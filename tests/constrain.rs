@@ -1,8 +1,12 @@
 //! Answers in a given form.
 
+use std::ffi::CString;
+use std::path::Path;
+use std::ptr::NonNull;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use llama_cpp_sys_2 as sys;
 use regex::Regex;
 use serde_json::{Value, json};
 use yi::engine::constrain::MAX_CONSTRAINT_BYTES;
@@ -276,10 +280,13 @@ number ::= ("-"? ([0-9] | [1-9] [0-9]{0,15})) ("." [0-9]+)? ([eE] [-+]? [0-9] [1
 # Optional space: by convention, applied in this grammar after literal chars when allowed
 ws ::= | " " | "\n" [ \t]{0,20}
 "##;
+    // JSON has no largest number; the parser has.
+    let exponents = Regex::new("[eE][-+]?[0-9]+").unwrap();
     let mut n_whole = 0;
     for outcome in answers(chatty(), &Constraint::Gbnf(gbnf.to_owned()), 16, 200) {
         if outcome.stop == StopReason::EndToken {
-            let value: Result<Value, _> = serde_json::from_str(&outcome.text);
+            let text = exponents.replace_all(&outcome.text, "");
+            let value: Result<Value, _> = serde_json::from_str(&text);
             // A surrogate on its own is a word of the grammar, and no JSON text.
             if !outcome.text.contains("\\u") {
                 assert!(value.expect(&outcome.text).is_object());
@@ -315,7 +322,18 @@ fn wrong_gbnf_says_where() {
         ("root ::= \"a\"{3000}", "at most 2000"),
         ("root ::= (\"a\"", "expected \")\""),
         ("root = \"a\"", "expected \"::=\""),
-        ("root ::= <think>", "not supported"),
+        ("root ::= <think>", "<think> is no single token"),
+        ("root ::= <think", "no closing"),
+        ("root ::= ! \"a\"", "expected \"<\""),
+        ("root ::= <[x]>", "expected a number"),
+        ("root ::= <[5>", "expected \"]>\""),
+        (
+            "root ::= \"a\" |\n  <[123456789]>",
+            "line 2: there is no token <[123456789]>",
+        ),
+        ("root ::= !<[123456789]>", "the vocabulary has"),
+        ("root ::= <[99999999999]>", "too large a number"),
+        ("root ::= <|im_end|>", "<|im_end|> ends an answer"),
         ("root ::= \"a\" é", "found 'é'"),
         (
             &format!("root ::= {}", "(".repeat(100_000)),
@@ -324,6 +342,152 @@ fn wrong_gbnf_says_where() {
     ] {
         let message = refused(text);
         assert!(message.contains(words), "{text:.60}: {message}");
+    }
+}
+
+/// llama.cpp's own sampler for a grammar, over the vocabulary of a file.
+struct Reference {
+    model: NonNull<sys::llama_model>,
+    sampler: NonNull<sys::llama_sampler>,
+}
+
+impl Reference {
+    fn new(path: &Path, grammar: &str) -> Self {
+        yi::llama::backend().unwrap();
+        let path = CString::new(path.to_str().unwrap()).unwrap();
+        let grammar = CString::new(grammar).unwrap();
+        // SAFETY: the strings outlive the calls, and the model the sampler.
+        unsafe {
+            let mut params = sys::llama_model_default_params();
+            params.vocab_only = true;
+            let model = sys::llama_model_load_from_file(path.as_ptr(), params);
+            let vocab = sys::llama_model_get_vocab(model);
+            let root = c"root".as_ptr();
+            let sampler = sys::llama_sampler_init_grammar(vocab, grammar.as_ptr(), root);
+            Reference {
+                model: NonNull::new(model).unwrap(),
+                sampler: NonNull::new(sampler).expect("llama.cpp accepts the grammar"),
+            }
+        }
+    }
+
+    /// For each token, whether it may follow.
+    fn allowed(&mut self, n_vocab: usize) -> Vec<bool> {
+        let entry = |id| sys::llama_token_data {
+            id,
+            logit: 0.0,
+            p: 0.0,
+        };
+        let mut data: Vec<_> = (0..n_vocab as i32).map(entry).collect();
+        let mut array = sys::llama_token_data_array {
+            data: data.as_mut_ptr(),
+            size: data.len(),
+            selected: -1,
+            sorted: false,
+        };
+        // SAFETY: the sampler is alive; the array points to as many entries as it says.
+        unsafe { sys::llama_sampler_apply(self.sampler.as_ptr(), &raw mut array) };
+        data.iter().map(|entry| entry.logit == 0.0).collect()
+    }
+
+    fn accept(&mut self, token: i32) {
+        // SAFETY: the sampler is alive, and allows the token.
+        unsafe { sys::llama_sampler_accept(self.sampler.as_ptr(), token) };
+    }
+
+    fn is_end(&self, token: i32) -> bool {
+        // SAFETY: the model is loaded, and the token one of its own.
+        unsafe {
+            let vocab = sys::llama_model_get_vocab(self.model.as_ptr());
+            sys::llama_vocab_is_eog(vocab, token)
+        }
+    }
+}
+
+impl Drop for Reference {
+    fn drop(&mut self) {
+        // SAFETY: both came from llama.cpp and are freed once, the sampler first.
+        unsafe {
+            sys::llama_sampler_free(self.sampler.as_ptr());
+            sys::llama_model_free(self.model.as_ptr());
+        }
+    }
+}
+
+#[test]
+fn tokens_in_a_grammar_allow_what_they_allow_in_llama_cpp() {
+    let model = chatty();
+    let (tokenizer, n_vocab) = (model.tokenizer(), model.loaded().n_vocab());
+    let hello = tokenizer.encode("Hello", false).unwrap()[0];
+    let grammars = [
+        // As in llama.cpp's description of grammars.
+        "root ::= <|startoftext|> thinking <|startoftext|> [a-z]+\nthinking ::= !<|startoftext|>*"
+            .to_owned(),
+        format!("root ::= \"x\" <[{hello}]> [0-9]{{2}} | <[1000]>{{1,3}} \"!\""),
+        format!("root ::= (!<[{hello}]> <[{hello}]>){{2}} [a-c]?"),
+        "root ::= \"[\" (root | <|startoftext|>) \"]\" # recursion".to_owned(),
+        "root ::= [a-z ]+ !<[1000]>? \"#\"".to_owned(),
+    ];
+    let mut random = models::Random(5);
+    let (mut n_sets, mut n_named) = (0, 0);
+    for grammar in grammars {
+        for _ in 0..8 {
+            let mut reference = Reference::new(models::chatty(), &grammar);
+            let constraint = Constraint::Gbnf(grammar.clone());
+            let mut matcher = tokenizer
+                .constraints()
+                .unwrap()
+                .compile(&constraint)
+                .unwrap();
+            for _ in 0..8 {
+                let expected = reference.allowed(n_vocab);
+                let Ok(mask) = matcher.mask() else {
+                    panic!("{grammar}: a dead end")
+                };
+                let mut next = Vec::new();
+                for token in 0..n_vocab as i32 {
+                    let (found, expected) = (mask.allows(token), expected[token as usize]);
+                    if reference.is_end(token) {
+                        assert_eq!(mask.is_accepting, expected, "{grammar}: the end");
+                    } else if model.loaded().attributes(token).is_byte() {
+                        // A byte that another token is, too, counts as that one here; and llama.cpp refuses
+                        // bytes that cannot begin a character or go on with one.
+                    } else if !tokenizer.is_end(token) {
+                        let text = model.loaded().token_text(token);
+                        assert_eq!(found, expected, "{grammar}: {token} {text:?}");
+                        if found {
+                            next.push(token);
+                        }
+                    }
+                }
+                n_sets += 1;
+                n_named += usize::from(next.len() == 1);
+                if next.is_empty() {
+                    assert!(mask.is_accepting);
+                    break;
+                }
+                let token = next[random.next() as usize % next.len()];
+                matcher.advance(token).unwrap();
+                reference.accept(token);
+            }
+        }
+    }
+    assert!(n_sets > 100 && n_named > 10, "{n_sets} {n_named}");
+}
+
+#[test]
+fn an_answer_has_the_tokens_that_its_grammar_names() {
+    let named = chatty()
+        .tokenizer()
+        .encode_with_special("<|startoftext|>", false);
+    let named = named.unwrap()[0];
+    let grammar = "root ::= \"a\" <|startoftext|> !<|startoftext|>{2} <|startoftext|> \"b\"";
+    for outcome in answers(chatty(), &Constraint::Gbnf(grammar.to_owned()), 8, 20) {
+        assert_eq!(outcome.stop, StopReason::EndToken, "{outcome:?}");
+        let at: Vec<usize> = (0..outcome.tokens.len())
+            .filter(|&i| outcome.tokens[i] == named)
+            .collect();
+        assert_eq!(at, [1, 4], "{outcome:?}");
     }
 }
 

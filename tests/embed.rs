@@ -7,6 +7,8 @@ use std::sync::Arc;
 use llama_cpp_sys_2 as sys;
 use yi::{EmbedParams, EngineError, Model, Normalization, Pooling};
 
+use crate::args;
+use crate::util::program::yi;
 use crate::util::{architectures, models};
 
 /// The same sums in the same order.
@@ -95,6 +97,7 @@ fn pooled_vectors_are_those_of_llama_cpps_tokens() {
             let expected: Vec<f32> = match pooling {
                 Some(Pooling::Cls) => tokens[0].clone(),
                 Some(Pooling::Last) => tokens[tokens.len() - 1].clone(),
+                Some(Pooling::None) => unreachable!("it is not among them"),
                 None | Some(Pooling::Mean) => (0..embedder.n_embd())
                     .map(|i| tokens.iter().map(|t| t[i]).sum::<f32>() / tokens.len() as f32)
                     .collect(),
@@ -159,4 +162,81 @@ fn inputs_that_cannot_be_computed_are_refused() {
     let t5 = Model::open(architectures::t5()).unwrap();
     let refused = t5.embedder(&t5.embed_params(), Arc::default()).unwrap_err();
     assert!(refused.to_string().contains("no embeddings"), "{refused}");
+}
+
+#[test]
+fn without_pooling_each_token_has_llama_cpps_vector() {
+    let model = Model::open(models::chatty()).unwrap();
+    let params = params(Some(Pooling::None));
+    let mut embedder = model.embedder(&params, Arc::default()).unwrap();
+    assert!(embedder.is_by_token());
+    let inputs: Vec<Vec<i32>> = ["Hello world", "x", "Yi 是双语的 models"]
+        .into_iter()
+        .map(|text| model.tokenizer().encode(text, true).unwrap())
+        .collect();
+    let together = embedder.embed(&inputs, Normalization::None).unwrap();
+    assert_eq!(together.len(), inputs.iter().map(Vec::len).sum::<usize>());
+    let mut together = together.iter();
+    for input in &inputs {
+        let alone = std::slice::from_ref(input);
+        let found = embedder.embed(alone, Normalization::None).unwrap();
+        let unit = embedder.embed(alone, Normalization::Euclidean).unwrap();
+        let expected = token_vectors(models::chatty(), input);
+        assert_eq!(found.len(), expected.len());
+        for ((found, unit), expected) in found.iter().zip(&unit).zip(&expected) {
+            close(found, expected, EXACT);
+            close(together.next().unwrap(), expected, BESIDE_OTHERS);
+            let norm = expected.iter().map(|v| v * v).sum::<f32>().sqrt();
+            let expected: Vec<f32> = expected.iter().map(|v| v / norm).collect();
+            close(unit, &expected, EXACT);
+        }
+    }
+}
+
+#[test]
+fn the_program_prints_a_line_for_each_token_without_pooling() {
+    let model = Model::open(models::chatty()).unwrap();
+    let n_tokens = model.tokenizer().encode("Hello world", true).unwrap().len();
+    assert!(n_tokens > 1);
+    let embed = |more: &[&str]| {
+        let common = args!["embed", "-m", models::chatty(), "-t", "1", "Hello world"];
+        let more = more.iter().map(std::ffi::OsString::from);
+        yi(common.into_iter().chain(more))
+    };
+    let text = embed(&["--pooling", "none"]).ok();
+    assert_eq!(text.lines().count(), n_tokens);
+    let json: serde_json::Value =
+        serde_json::from_str(&embed(&["--pooling", "none", "--json"]).ok()).unwrap();
+    let vectors = json["data"][0]["embedding"].as_array().unwrap();
+    assert_eq!(
+        (json["data"].as_array().unwrap().len(), vectors.len()),
+        (1, n_tokens)
+    );
+    let first: Vec<String> = vectors[0]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| (v.as_f64().unwrap() as f32).to_string())
+        .collect();
+    assert_eq!(text.lines().next().unwrap(), first.join(" "));
+    embed(&["--pooling", "rank"]).fails(2, &["rerankers are not supported"]);
+    embed(&["--pooling", "sum"]).fails(2, &["none, mean, cls or last"]);
+}
+
+#[test]
+fn a_reranker_gives_no_vectors_unless_they_are_asked_for() {
+    let mut tiny = models::TinyModel::new("llama");
+    tiny.add_sentencepiece();
+    let rank = yi_gguf::Value::U32(4);
+    tiny.metadata.insert("llama.pooling_type", rank).unwrap();
+    let path = tiny.write(&models::path_of("reranker"));
+    let model = Model::open(&path).unwrap();
+    let refused = model.embedder(&params(None), Arc::default()).unwrap_err();
+    assert_eq!(refused.kind().exit_code(), 6, "{refused}");
+    assert!(refused.to_string().contains("is a reranker"), "{refused}");
+    assert!(
+        model
+            .embedder(&params(Some(Pooling::Mean)), Arc::default())
+            .is_ok()
+    );
 }

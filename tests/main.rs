@@ -16,6 +16,8 @@ mod inspect;
 mod kernels;
 mod model;
 mod overflow;
+#[cfg(target_os = "linux")]
+mod page_cache;
 mod prefix_cache;
 mod quantize;
 #[cfg(unix)]

@@ -5,8 +5,10 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
+use yi_gguf::DType;
 
 use crate::args;
+use crate::fit::write_yi_with;
 use crate::util::http::Server;
 use crate::util::models;
 use crate::util::program::{yi, yi_command};
@@ -94,6 +96,82 @@ fn two_workers_hold_half_of_the_layers_each_and_give_the_same_text() {
         run.stderr
     );
     assert_eq!(run.ok(), alone);
+}
+
+#[test]
+fn as_many_layers_as_are_asked_for_go_to_a_worker_and_all_by_default() {
+    let worker = Worker::start();
+    let run = |layers: &[&str]| {
+        let common = [
+            "run",
+            "-n",
+            "12",
+            "--temp",
+            "0",
+            "-t",
+            "1",
+            "-p",
+            "The sum of 3 and 4 is",
+        ];
+        let more = [
+            "--rpc",
+            &worker.address,
+            "-m",
+            models::demo().to_str().unwrap(),
+        ];
+        yi([&common[..], &more, layers].concat())
+    };
+    let alone = run(&["-ngl", "0"]);
+    let n_layers = |ran: &crate::util::program::Ran| -> Option<(u32, u32)> {
+        let line = ran
+            .stderr
+            .lines()
+            .find(|line| line.contains(" layers on "))?;
+        assert!(line.contains(&worker.address), "{line}");
+        let words: Vec<&str> = line.split_whitespace().collect();
+        Some((words[1].parse().unwrap(), words[3].parse().unwrap()))
+    };
+    let (none, max) = n_layers(&alone).unwrap();
+    assert_eq!(none, 0);
+    let expected = alone.ok();
+    for (layers, n) in [
+        (&["-ngl", "2"][..], 2),
+        (&["-ngl", "all"], max),
+        (&["-ngl", "1000"], max),
+        (&["-ngl", "auto"], max),
+        (&[], max),
+    ] {
+        let ran = run(layers);
+        assert_eq!(n_layers(&ran), Some((n, max)), "{}", ran.stderr);
+        assert_eq!(ran.ok(), expected, "{layers:?}");
+    }
+}
+
+#[test]
+fn more_layers_than_a_worker_has_memory_for_are_refused_before_anything_is_sent() {
+    // A worker without a GPU says that all of its machine's memory is free.
+    // SAFETY: both calls take a number and return one.
+    let total_bytes =
+        unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) * libc::sysconf(libc::_SC_PAGESIZE) };
+    // A layer in F32 has more than 2 GiB.
+    let n_layers = u32::try_from(total_bytes >> 31).unwrap() + 1;
+    let path = write_yi_with("yi-too-large-for-a-worker", n_layers, true, &|_| DType::F32);
+    let worker = Worker::start();
+    let common = args!["run", "-v", "-p", "x", "-c", "256", "-m", &path];
+    let more = args!["--rpc", &worker.address, "-ngl", "all"];
+    let ran = yi(common.into_iter().chain(more));
+    assert!(!ran.stderr.contains("load_tensors"), "{}", ran.stderr);
+    let layers = format!("{} layers need", n_layers + 1);
+    ran.fails(
+        5,
+        &[
+            &layers,
+            &worker.address,
+            "are free there",
+            "hint: -ngl auto",
+        ],
+    );
+    std::fs::remove_file(path).unwrap();
 }
 
 #[test]

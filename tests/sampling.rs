@@ -1,8 +1,15 @@
 //! How tokens are chosen.
 
-use yi::engine::sample::{Choice, Mirostat, Sampler, SamplingParams};
+use std::ffi::CString;
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::Arc;
 
-use crate::util::models::Random;
+use llama_cpp_sys_2 as sys;
+use yi::engine::sample::{Breakers, Choice, Dry, Mirostat, Sampler, SamplingParams};
+use yi::{Error, Model};
+
+use crate::util::models::{self, Random};
 
 /// A distribution with a long tail, as language has.
 fn zipf(n: usize) -> Vec<f32> {
@@ -11,7 +18,7 @@ fn zipf(n: usize) -> Vec<f32> {
 
 /// So many tokens from the same logits.
 fn draw(params: &SamplingParams, logits: &[f32], n: usize) -> Vec<i32> {
-    let mut sampler = Sampler::new(params, logits.len(), None);
+    let mut sampler = Sampler::new(params, logits.len(), None, Arc::default());
     (0..n)
         .map(|_| match sampler.choose(logits, |_| true) {
             Ok(Choice::Token(token)) => token,
@@ -220,5 +227,228 @@ fn sampling_never_picks_what_has_no_probability() {
         for token in draw(&params, &logits, 20) {
             assert!(logits[token as usize].is_finite(), "{token} of {logits:?}");
         }
+    }
+}
+
+/// llama.cpp's own sampler, over the vocabulary of a file.
+struct Reference {
+    model: NonNull<sys::llama_model>,
+    sampler: *mut sys::llama_sampler,
+}
+
+impl Reference {
+    fn new(path: &Path) -> Self {
+        yi::llama::backend().unwrap();
+        let path = CString::new(path.to_str().unwrap()).unwrap();
+        // SAFETY: the path outlives the call.
+        let model = unsafe {
+            let mut params = sys::llama_model_default_params();
+            params.vocab_only = true;
+            sys::llama_model_load_from_file(path.as_ptr(), params)
+        };
+        Reference {
+            model: NonNull::new(model).unwrap(),
+            sampler: std::ptr::null_mut(),
+        }
+    }
+
+    fn set_dry(&mut self, params: &SamplingParams) {
+        let texts = params.dry_sequence_breakers.iter();
+        let texts: Vec<CString> = texts.map(|t| CString::new(&t[..]).unwrap()).collect();
+        let mut pointers: Vec<_> = texts.iter().map(|text| text.as_ptr()).collect();
+        self.free_sampler();
+        // SAFETY: the model is loaded; the texts outlive the call, which copies them.
+        self.sampler = unsafe {
+            sys::llama_sampler_init_dry(
+                sys::llama_model_get_vocab(self.model.as_ptr()),
+                params.dry_multiplier,
+                params.dry_base,
+                params.dry_allowed_length,
+                params.dry_penalty_last_n,
+                pointers.as_mut_ptr(),
+                pointers.len(),
+            )
+        };
+    }
+
+    fn accept(&mut self, token: i32) {
+        // SAFETY: the sampler is alive.
+        unsafe { sys::llama_sampler_accept(self.sampler, token) };
+    }
+
+    /// The logits that the sampler makes of these.
+    fn apply(&mut self, logits: &[f32]) -> Vec<f32> {
+        let entry = |(id, &logit)| sys::llama_token_data { id, logit, p: 0.0 };
+        let mut data: Vec<_> = (0..).zip(logits).map(entry).collect();
+        let mut array = sys::llama_token_data_array {
+            data: data.as_mut_ptr(),
+            size: data.len(),
+            selected: -1,
+            sorted: false,
+        };
+        // SAFETY: the sampler is alive; the array points to as many entries as it says.
+        unsafe { sys::llama_sampler_apply(self.sampler, &raw mut array) };
+        assert_eq!(array.size, logits.len());
+        data.iter().map(|entry| entry.logit).collect()
+    }
+
+    fn free_sampler(&mut self) {
+        if !self.sampler.is_null() {
+            // SAFETY: it came from llama.cpp and is freed once.
+            unsafe { sys::llama_sampler_free(self.sampler) };
+            self.sampler = std::ptr::null_mut();
+        }
+    }
+}
+
+impl Drop for Reference {
+    fn drop(&mut self) {
+        self.free_sampler();
+        // SAFETY: it came from llama.cpp and is freed once.
+        unsafe { sys::llama_model_free(self.model.as_ptr()) };
+    }
+}
+
+/// Tokens of a few kinds, so that they repeat: some of them are breakers, or begin or end one.
+fn alphabet(model: &Model, breakers: &[String], random: &mut Random) -> Vec<i32> {
+    let mut tokens: Vec<i32> = (0..4)
+        .map(|_| (random.next() % model.loaded().n_vocab() as u64) as i32)
+        .collect();
+    for text in breakers {
+        let all = model
+            .tokenizer()
+            .encode(&format!("a{text}b"), false)
+            .unwrap();
+        tokens.push(all[random.next() as usize % all.len()]);
+    }
+    tokens
+}
+
+#[test]
+fn dry_takes_from_logits_what_llama_cpp_takes() {
+    let mut n_penalties = 0;
+    for path in [models::chatty(), models::gpt2_bpe()] {
+        let model = Model::open(path).unwrap();
+        let n_vocab = model.loaded().n_vocab();
+        let mut reference = Reference::new(path);
+        let mut random = Random(11);
+        for _ in 0..60 {
+            let mut pick = |from: &[&str]| from[random.next() as usize % from.len()].to_owned();
+            let breakers = match pick(&["default", "none", "texts"]).as_str() {
+                "default" => SamplingParams::default().dry_sequence_breakers,
+                "none" => Vec::new(),
+                _ => vec![
+                    pick(&["the", "hello world", "\n\n", "！？", "ab"]),
+                    pick(&[" ", "e"]),
+                ],
+            };
+            let params = SamplingParams {
+                dry_multiplier: [0.5, 0.8, 3.0][random.next() as usize % 3],
+                dry_base: [1.0, 1.1, 1.75, 4.0][random.next() as usize % 4],
+                dry_allowed_length: (random.next() % 5) as i32,
+                dry_penalty_last_n: [1, 7, 64, 400][random.next() as usize % 4],
+                dry_sequence_breakers: breakers.clone(),
+                ..SamplingParams::default()
+            };
+            reference.set_dry(&params);
+            let breakers_of_model = Arc::new(Breakers::new(model.loaded(), &breakers));
+            let mut dry = Dry::new(&params, breakers_of_model).unwrap();
+            let alphabet = alphabet(&model, &breakers, &mut random);
+            // At times one token alone, whose repetition has no end.
+            let n_kinds = 1 + random.next() as usize % alphabet.len();
+            let logits: Vec<f32> = (0..n_vocab)
+                .map(|_| (random.next() % 4000) as f32 / 100.0 - 20.0)
+                .collect();
+            for step in 0..120 {
+                if step % 4 == 0 {
+                    let penalties = dry.penalties();
+                    n_penalties += penalties.len();
+                    let penalty = |id: usize| penalties.get(&(id as i32)).copied();
+                    let found: Vec<f32> = logits
+                        .iter()
+                        .enumerate()
+                        .map(|(id, logit)| penalty(id).map_or(*logit, |penalty| logit - penalty))
+                        .collect();
+                    assert_eq!(found, reference.apply(&logits), "{params:?}, {step}");
+                }
+                let token = alphabet[random.next() as usize % n_kinds];
+                dry.accept(token);
+                reference.accept(token);
+            }
+        }
+    }
+    assert!(n_penalties > 1000, "{n_penalties}: nothing was tested");
+}
+
+#[test]
+fn an_answer_under_dry_does_not_go_on_with_the_prompts_repetition() {
+    let model = Model::open(models::chatty()).unwrap();
+    let is_word = |&token: &i32| {
+        let piece = model.tokenizer().piece(token);
+        piece.len() > 2 && piece.iter().all(u8::is_ascii_lowercase)
+    };
+    let mut words = (0..model.loaded().n_vocab() as i32).filter(is_word);
+    let [a, b, c, next] = std::array::from_fn(|_| words.next().unwrap());
+    let prompt = [a, b, c, next, a, b, c];
+    let mut logits = vec![0.0; model.loaded().n_vocab()];
+    let other = words.next().unwrap();
+    (logits[next as usize], logits[other as usize]) = (5.0, 4.0);
+    let chosen = |params: &SamplingParams| {
+        let breakers = model.tokenizer().breakers(&params.dry_sequence_breakers);
+        let mut sampler = Sampler::new(params, logits.len(), None, breakers);
+        sampler.remember(&prompt);
+        sampler.choose(&logits, |_| true).unwrap()
+    };
+    let greedy = SamplingParams {
+        temp: 0.0,
+        ..plain()
+    };
+    assert_eq!(chosen(&greedy), Choice::Token(next));
+    let dry = SamplingParams {
+        dry_multiplier: 1.0,
+        ..greedy
+    };
+    assert_eq!(chosen(&dry), Choice::Token(other));
+    // A breaker within it leaves nothing that is repeated.
+    let broken = SamplingParams {
+        dry_sequence_breakers: vec![String::from_utf8(model.tokenizer().piece(b)).unwrap()],
+        ..dry.clone()
+    };
+    assert_eq!(chosen(&broken), Choice::Token(next));
+    // A repetition that began before the window is none.
+    let short = SamplingParams {
+        dry_penalty_last_n: 3,
+        ..dry
+    };
+    assert_eq!(chosen(&short), Choice::Token(next));
+}
+
+#[test]
+fn dry_numbers_out_of_range_are_refused_by_name() {
+    let refused = |change: fn(&mut SamplingParams)| {
+        let mut params = SamplingParams::default();
+        change(&mut params);
+        Error::from(params.check().unwrap_err()).to_string()
+    };
+    for (message, name) in [
+        (refused(|p| p.dry_multiplier = -1.0), "dry-multiplier"),
+        (refused(|p| p.dry_base = 0.9), "dry-base"),
+        (refused(|p| p.dry_base = f32::NAN), "dry-base"),
+        (refused(|p| p.dry_allowed_length = -1), "dry-allowed-length"),
+        (refused(|p| p.dry_penalty_last_n = -1), "dry-penalty-last-n"),
+        (
+            refused(|p| p.dry_sequence_breakers = vec![String::new()]),
+            "dry-sequence-breaker",
+        ),
+        (
+            refused(|p| p.dry_sequence_breakers = vec!["x".repeat(41)]),
+            "dry-sequence-breaker",
+        ),
+        (
+            refused(|p| p.dry_sequence_breakers = vec!["x".to_owned(); 65]),
+            "dry-sequence-breaker",
+        ),
+    ] {
+        assert!(message.starts_with(name), "{message}");
     }
 }

@@ -151,3 +151,32 @@ fn what_cannot_fit_is_refused_before_it_is_loaded() {
         ],
     );
 }
+
+#[test]
+fn without_a_gpu_everything_works_and_one_line_says_so() {
+    let model = demo(FileType::Q4_K_M);
+    let common = ["-t", "1", "--repack", "off"];
+    let asked = |layers: &[&str]| run(&model, &[&common, layers].concat());
+    let plain = asked(&[]);
+    assert!(!plain.stderr.contains("-ngl"), "{}", plain.stderr);
+    let expected = plain.ok();
+    for layers in ["auto", "all", "99", "1", "-1"] {
+        let ran = asked(&["-ngl", layers]);
+        let lines: Vec<&str> = ran.stderr.lines().filter(|l| l.contains("-ngl")).collect();
+        let [line] = lines[..] else {
+            panic!("{layers}: {}", ran.stderr)
+        };
+        assert!(
+            line.contains("all layers stay on the CPU: there is no GPU's library"),
+            "{line}"
+        );
+        assert_eq!(ran.ok(), expected, "{layers}");
+    }
+    // Whoever wants none is not told that there are none.
+    let none = asked(&["-ngl", "0", "--no-mmap"]);
+    assert!(!none.stderr.contains("-ngl"), "{}", none.stderr);
+    assert_eq!(none.ok(), expected);
+    assert_eq!(asked(&["-ngl", "99", "--no-mmap"]).ok(), expected);
+    asked(&["-ngl", "some"]).fails(2, &["auto, all or a number"]);
+    asked(&["-ngl", "-3"]).fails(2, &["auto, all or a number"]);
+}

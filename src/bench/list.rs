@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use crate::llama::GpuLayers;
+
 /// The most values that one list may have.
 const MAX_VALUES: usize = 1000;
 
@@ -72,6 +74,28 @@ impl FromStr for Numbers {
     }
 }
 
+/// Numbers of layers on GPUs, and `auto` and `all` among them, separated by commas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerCounts(pub Vec<GpuLayers>);
+
+impl FromStr for LayerCounts {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut all = Vec::new();
+        for item in text.split(',') {
+            match item.parse() {
+                Ok(layers) => all.push(layers),
+                Err(_) => {
+                    let numbers = item.parse::<Numbers>()?;
+                    all.extend(numbers.0.into_iter().map(GpuLayers::Count));
+                }
+            }
+        }
+        Ok(LayerCounts(all))
+    }
+}
+
 /// A prompt's length and the number of tokens generated after it: `512,128`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PromptAndGen(pub u32, pub u32);
@@ -117,6 +141,12 @@ mod tests {
         ] {
             assert!(text.parse::<Numbers>().is_err(), "{text}");
         }
+        use GpuLayers::{All, Auto, Count};
+        let layers = LayerCounts(vec![Auto, Count(0), Count(10), Count(20), All]);
+        assert_eq!("auto,0,10-20+10,all".parse(), Ok(layers));
+        assert_eq!("-1".parse(), Ok(LayerCounts(vec![Auto])));
+        assert!("auto,".parse::<LayerCounts>().is_err());
+        assert!("many".parse::<LayerCounts>().is_err());
         assert_eq!("512,128".parse(), Ok(PromptAndGen(512, 128)));
         assert!("512".parse::<PromptAndGen>().is_err());
         assert!("1,2,3".parse::<PromptAndGen>().is_err());

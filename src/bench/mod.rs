@@ -10,7 +10,7 @@ use yi_gguf::TensorInfo;
 use crate::model::ModelFile;
 
 pub use bandwidth::read_bandwidth;
-pub use list::{List, Numbers, PromptAndGen};
+pub use list::{LayerCounts, List, Numbers, PromptAndGen};
 pub use measure::{Test, batch_times, mean_and_sd};
 pub use report::{Format, Machine, Printer, Record};
 

@@ -10,7 +10,7 @@ use yi_quantize::request::byte_size;
 use super::compute::ComputeArgs;
 use crate::engine::PrefixCache;
 use crate::error::Error;
-use crate::llama::{Endpoint, MAX_THREADS, Numa, RopeParams, RopeScaling};
+use crate::llama::{Endpoint, GpuLayers, MAX_THREADS, Numa, RopeParams, RopeScaling};
 
 /// Where the model is and how to compute.
 #[derive(Debug, Clone, Args)]
@@ -25,9 +25,15 @@ pub struct ModelArgs {
     /// Threads [default: the fast physical cores, within the container's quota and the affinity mask]
     #[arg(short, long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
-    /// Layers to put on the GPU, also written -ngl; needs a GPU library in the folder `backends`
-    #[arg(long, visible_alias = "gpu-layers", value_name = "N")]
-    pub n_gpu_layers: Option<u32>,
+    /// Layers to put on GPUs, also written -ngl: auto (as many as fit into their free memory), all, or a number;
+    /// needs a GPU's library in the folder `backends` [default: what `yi tune` found, or auto]
+    #[arg(
+        long,
+        visible_alias = "gpu-layers",
+        value_name = "N",
+        allow_negative_numbers = true
+    )]
+    pub n_gpu_layers: Option<GpuLayers>,
     /// Workers, as in `yi worker`, that hold the layers and compute them: HOST:PORT,HOST:PORT. Nothing of it
     /// is encrypted
     #[arg(long, value_name = "LIST", value_delimiter = ',')]

@@ -8,19 +8,20 @@ use std::sync::Arc;
 use clap::Args;
 use yi_quantize::memory;
 
-use super::compute::{base_settings, check_memory, resolve_repack};
+use super::compute::{base_settings, check_memory, note_gpu_layers, resolve_repack};
 use super::{note, signal};
 use crate::bench::{
-    Format, List, Machine, Numbers, Printer, PromptAndGen, Record, Test, bytes_per_token,
-    read_bandwidth,
+    Format, LayerCounts, List, Machine, Numbers, Printer, PromptAndGen, Record, Test,
+    bytes_per_token, read_bandwidth,
 };
 use crate::engine::EngineError;
 use crate::error::Error;
 use crate::llama::{
-    self, CacheType, Context, ContextParams, FlashAttention, LoadParams, MAX_THREADS, Model,
+    self, CacheType, Context, ContextParams, FlashAttention, GpuLayers, LoadParams, MAX_THREADS,
+    Model,
 };
 use crate::model::folder::ModelFolder;
-use crate::model::{Check, ModelFile};
+use crate::model::{Check, ModelFile, Offload};
 use crate::repack::RepackChoice;
 use crate::tune::Settings;
 
@@ -80,9 +81,14 @@ pub struct BenchArgs {
     /// Leave what `yi tune` found aside
     #[arg(long)]
     no_profile: bool,
-    /// Layers to put on the GPU, also written -ngl
-    #[arg(long, visible_alias = "gpu-layers", value_name = "N")]
-    n_gpu_layers: Vec<Numbers>,
+    /// Layers to put on GPUs, also written -ngl: auto, all or numbers [default: auto]
+    #[arg(
+        long,
+        visible_alias = "gpu-layers",
+        value_name = "N",
+        allow_negative_numbers = true
+    )]
+    n_gpu_layers: Vec<LayerCounts>,
     /// Read the weights into memory instead of mapping the file
     #[arg(long)]
     no_mmap: bool,
@@ -119,11 +125,11 @@ pub fn run(args: &BenchArgs) -> Result<(), Error> {
     let stdout = io::stdout().lock();
     let mut printer = Printer::new(stdout, args.output, &machine, args.columns());
     for ((file, base), contexts) in files.iter().zip(&bases).zip(&contexts) {
-        for &n_gpu_layers in &args.gpu_layers(base) {
+        for &layers in &args.gpu_layers(base) {
             for repack in &or(args.repack.clone(), base.repack.clone()) {
                 let load = Load {
                     file,
-                    n_gpu_layers,
+                    layers,
                     repack,
                     mmap: !args.no_mmap,
                 };
@@ -173,7 +179,7 @@ fn machine(contexts: &[ContextParams]) -> Result<Machine, Error> {
 /// One load of a model; its settings are the same in all its rows.
 struct Load<'a> {
     file: &'a ModelFile,
-    n_gpu_layers: Option<u32>,
+    layers: GpuLayers,
     repack: &'a RepackChoice,
     mmap: bool,
 }
@@ -186,17 +192,31 @@ impl Load<'_> {
         tests: &[Test],
         printer: &mut Printer<'_, impl io::Write>,
     ) -> Result<(), Error> {
+        let n_ctx = tests.iter().map(Test::n_ctx).max().unwrap_or(1);
+        // The same layers in all rows, so as many as fit with the smallest number.
+        let mut offload: Option<Offload> = None;
+        for context in contexts {
+            let largest = with_n_ctx(context, n_ctx);
+            let found = self.file.offload(self.layers, &largest)?;
+            let least = offload.as_ref().and_then(|offload| offload.n_layers);
+            if offload.is_none() || found.n_layers < least {
+                offload = Some(found);
+            }
+        }
+        let Some(offload) = offload else {
+            return Ok(());
+        };
+        note_gpu_layers(self.layers, !args.n_gpu_layers.is_empty(), &offload)?;
         let mut params = LoadParams {
-            n_gpu_layers: self.n_gpu_layers,
+            n_gpu_layers: offload.n_layers,
             mmap: self.mmap,
-            repack: resolve_repack(self.repack, self.file, self.n_gpu_layers)?,
+            repack: resolve_repack(self.repack, self.file, offload.is_any())?,
             ..LoadParams::default()
         };
-        let n_ctx = tests.iter().map(Test::n_ctx).max().unwrap_or(1);
         let mut repacked_bytes = 0;
         for context in contexts {
             let largest = with_n_ctx(context, n_ctx);
-            repacked_bytes = check_memory(self.file, self.repack, &mut params, &largest)?;
+            repacked_bytes = check_memory(self.file, self.repack, &mut params, &largest, None)?;
         }
         let model = self
             .file
@@ -207,10 +227,10 @@ impl Load<'_> {
             });
         }
         let bytes_per_token = bytes_per_token(self.file);
-        for params in contexts {
+        for context in contexts {
             for test in tests {
-                let params = with_n_ctx(params, test.n_ctx());
-                let mut context = self.context(&model, &params)?;
+                let settings = with_n_ctx(context, test.n_ctx());
+                let mut context = self.context(&model, &settings)?;
                 let test_time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
                 let samples_ns = test
                     .run(&mut context, args.repetitions, !args.no_warmup)
@@ -221,8 +241,8 @@ impl Load<'_> {
                     model_size: model.n_bytes(),
                     model_n_params: model.n_params(),
                     bytes_per_token,
-                    context: params,
-                    n_gpu_layers: self.n_gpu_layers,
+                    context: settings,
+                    n_gpu_layers: params.n_gpu_layers,
                     mmap: self.mmap,
                     repack: self.repack.clone(),
                     repacked_bytes,
@@ -269,9 +289,9 @@ impl BenchArgs {
         tests
     }
 
-    fn gpu_layers(&self, base: &Settings) -> Vec<Option<u32>> {
+    fn gpu_layers(&self, base: &Settings) -> Vec<GpuLayers> {
         let given = self.n_gpu_layers.iter().flat_map(|list| &list.0);
-        or(given.map(|&n| Some(n)).collect(), base.n_gpu_layers)
+        or(given.copied().collect(), base.n_gpu_layers)
     }
 
     /// All combinations of a context's settings, in llama-bench's order. Their length is the tests' to say.

@@ -1,6 +1,6 @@
 //! How to compute: flags that `run`, `chat` and `bench` share, and what they mean on this machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use yi_quantize::memory;
@@ -10,10 +10,13 @@ use super::args::{count, threads};
 use super::note;
 use crate::engine::{EngineParams, Speculation};
 use crate::error::{Error, gib};
+use crate::fit::{Memory, Placement};
 use crate::llama::{
-    self, CacheType, ContextParams, FlashAttention, LoadParams, MAX_THREADS, Repack,
+    self, Backend, CacheType, ContextParams, FlashAttention, Gpu, GpuLayers, LoadParams,
+    MAX_THREADS, Repack,
 };
-use crate::model::ModelFile;
+use crate::model::folder::ModelFolder;
+use crate::model::{Check, ModelFile, Offload};
 use crate::repack::{RepackChoice, repacked_bytes};
 use crate::tune::{self, Key, Profile, Settings};
 
@@ -89,7 +92,7 @@ impl ComputeArgs {
         &self,
         file: &ModelFile,
         n_threads: Option<usize>,
-        n_gpu_layers: Option<u32>,
+        n_gpu_layers: Option<GpuLayers>,
     ) -> Result<Compute, Error> {
         let base = base_settings(file, !self.no_profile)?;
         let threads = n_threads.map(|n| resolve_threads(Some(n)));
@@ -104,7 +107,7 @@ impl ComputeArgs {
             n_ubatch: self.ubatch_size.unwrap_or(base.n_ubatch.min(n_batch)),
             flash_attention: self.flash_attn.unwrap_or(base.flash_attention),
             repack: self.asked_repack(base.repack),
-            n_gpu_layers: n_gpu_layers.or(base.n_gpu_layers),
+            n_gpu_layers: n_gpu_layers.unwrap_or(base.n_gpu_layers),
             batch_costs: base.batch_costs,
         };
         Ok(Compute {
@@ -146,6 +149,12 @@ impl Compute {
         }
     }
 
+    /// Whether guesses are made at all, for so many requests at once.
+    pub fn guesses_can_pay(&self, n_parallel: u32) -> bool {
+        let (costs, n_max) = (&self.settings.batch_costs, self.speculation.n_max);
+        costs.can_pay(n_parallel as usize, n_max)
+    }
+
     /// How the engine treats its requests.
     pub fn engine(&self) -> EngineParams {
         EngineParams {
@@ -178,7 +187,7 @@ pub fn base_settings(file: &ModelFile, use_profile: bool) -> Result<Settings, Er
         n_ubatch: N_BATCH,
         flash_attention: FlashAttention::Auto,
         repack: RepackChoice::Auto,
-        n_gpu_layers: None,
+        n_gpu_layers: GpuLayers::Auto,
         batch_costs: tune::batch_costs(file.headers(), backend),
     })
 }
@@ -200,20 +209,81 @@ pub fn summary(profile: &Profile) -> String {
         settings.flash_attention,
         settings.repack
     );
-    if let Some(n) = settings.n_gpu_layers {
-        flags += &format!(" -ngl {n}");
+    if settings.n_gpu_layers != GpuLayers::Auto {
+        flags += &format!(" -ngl {}", settings.n_gpu_layers);
     }
     format!("as tuned for {goal} on {day}: {flags}")
+}
+
+/// How many layers go to GPUs. Says in a line how many these are; where there is no GPU, only if they were
+/// `asked` for.
+pub fn resolve_gpu_layers(
+    layers: GpuLayers,
+    asked: bool,
+    file: &ModelFile,
+    context: &ContextParams,
+) -> Result<Offload, Error> {
+    let offload = file.offload(layers, context)?;
+    note_gpu_layers(layers, asked, &offload)?;
+    Ok(offload)
+}
+
+/// Says how many layers go where.
+pub fn note_gpu_layers(layers: GpuLayers, asked: bool, offload: &Offload) -> Result<(), Error> {
+    match &offload.placement {
+        Some(placement) if asked || placement.n_layers > 0 => {
+            note(format_args!("note: {}", on_gpus(placement, &offload.gpus)));
+        }
+        Some(_) => {}
+        None if asked && layers != GpuLayers::Count(0) => note(format_args!(
+            "note: -ngl {layers}: all layers stay on the CPU: {}",
+            no_gpu(llama::backend()?)
+        )),
+        None => {}
+    }
+    Ok(())
+}
+
+/// What goes where, in a line.
+fn on_gpus(placement: &Placement, gpus: &[Gpu]) -> String {
+    let devices: Vec<String> = gpus
+        .iter()
+        .zip(&placement.on_devices)
+        .map(|(gpu, &bytes)| {
+            let (name, free) = (&gpu.name, gib(gpu.free));
+            format!(
+                "{name} ({}: {} of {free} free)",
+                gpu.description,
+                gib(bytes)
+            )
+        })
+        .collect();
+    format!(
+        "{} of {} layers on {}",
+        placement.n_layers,
+        placement.n_layers_max,
+        devices.join(" and ")
+    )
+}
+
+/// Why there is no GPU.
+pub fn no_gpu(backend: &Backend) -> String {
+    match llama::gpu_libraries(backend).as_slice() {
+        [] => format!(
+            "there is no GPU's library, such as ggml-cuda, in {}",
+            backend.folder().display()
+        ),
+        libraries => format!("ggml-{} found no GPU", libraries.join(" and ggml-")),
+    }
 }
 
 /// Which weights of the file are repacked.
 pub fn resolve_repack(
     choice: &RepackChoice,
     file: &ModelFile,
-    n_gpu_layers: Option<u32>,
+    on_gpu: bool,
 ) -> Result<Repack, Error> {
     let backend = llama::backend()?;
-    let on_gpu = n_gpu_layers != Some(0) && llama::devices(backend).iter().any(|d| d.is_gpu);
     let repack = choice.resolve(file.headers(), backend, on_gpu)?;
     match &repack {
         Repack::All => tracing::info!("repacked: all that can be"),
@@ -232,15 +302,29 @@ pub fn check_memory(
     choice: &RepackChoice,
     load: &mut LoadParams,
     context: &ContextParams,
+    draft: Option<&mut Draft>,
 ) -> Result<u64, Error> {
-    // Numbers out of range say nothing about memory.
-    context.check()?;
+    // Settings that cannot work say nothing about memory.
+    file.check_context(context)?;
     let mut repacked = repacked_bytes(&load.repack, file.headers(), llama::backend()?);
     let available = memory::available_bytes().unwrap_or(u64::MAX);
+    let with_draft = draft.is_some();
+    let of_draft = match draft {
+        Some(draft) => {
+            let needed = draft.memory(context)?;
+            let all = file.memory(load, context, repacked) + needed;
+            if draft.load.repack != Repack::None && all.anonymous() > available {
+                draft.load.repack = Repack::None;
+            }
+            draft.memory(context)?
+        }
+        None => Memory::default(),
+    };
+    let needed = |load: &LoadParams, repacked| file.memory(load, context, repacked) + of_draft;
     if matches!(choice, RepackChoice::Auto)
         && load.mmap
         && repacked > 0
-        && file.memory(load, context, repacked).anonymous() > available
+        && needed(load, repacked).anonymous() > available
     {
         note(format_args!(
             "note: weights are not repacked for faster kernels: that takes {}, and {} of memory are available",
@@ -250,8 +334,16 @@ pub fn check_memory(
         load.repack = Repack::None;
         repacked = 0;
     }
-    file.check_settings(load, context, repacked)?;
-    let needed = file.memory(load, context, repacked).total();
+    let needed = needed(load, repacked);
+    if needed.anonymous() > available {
+        return Err(Error::ModelMemory {
+            memory: needed,
+            n_ctx: context.n_ctx.into(),
+            available,
+            with_draft,
+        });
+    }
+    let needed = needed.total();
     if needed > available {
         note(format_args!(
             "note: the model takes {} of memory and {} are available: weights will be read from the disk again for each token; `yi fit` shows what fits",
@@ -260,6 +352,32 @@ pub fn check_memory(
         ));
     }
     Ok(repacked)
+}
+
+/// A model that guesses for another one, before both are loaded.
+#[derive(Debug)]
+pub struct Draft {
+    /// Its file.
+    pub file: ModelFile,
+    /// How it will be loaded.
+    pub load: LoadParams,
+}
+
+impl Draft {
+    /// Opens and checks it. `taken`: what the other model takes on each GPU, in bytes.
+    pub fn open(path: &Path, context: &ContextParams, taken: &[u64]) -> Result<Self, Error> {
+        let file = ModelFile::open(&ModelFolder::resolve(path), Check::Model)?;
+        let load = file.load_params_beside(context, taken)?;
+        Ok(Draft { file, load })
+    }
+
+    /// What it takes beside the other model, with a context as long.
+    pub fn memory(&self, context: &ContextParams) -> Result<Memory, Error> {
+        self.file.check_context(context)?;
+        let backend = llama::backend()?;
+        let repacked = repacked_bytes(&self.load.repack, self.file.headers(), backend);
+        Ok(self.file.memory(&self.load, context, repacked))
+    }
 }
 
 /// The number of threads: as asked for, or the fast physical cores that are free to use. Says so when

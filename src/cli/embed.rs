@@ -36,7 +36,8 @@ pub struct EmbedArgs {
     /// Each line of the files is a text of its own
     #[arg(long)]
     lines: bool,
-    /// How a text's tokens become one vector: mean, cls (the first) or last [default: the file's, or mean]
+    /// How a text's tokens become one vector: mean, cls (the first), last, or none: a vector for each token
+    /// [default: the file's, or mean]
     #[arg(long, value_name = "HOW")]
     pooling: Option<Pooling>,
     /// -1 = as it comes, 0 = up to 32760, 1 = taxicab, 2 = length 1, or another p-norm
@@ -66,7 +67,15 @@ struct Embeddings {
 struct Embedding {
     object: &'static str,
     index: usize,
-    embedding: Vec<f32>,
+    embedding: Vectors,
+}
+
+/// A text's vector, or as in llama-server those of its tokens.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Vectors {
+    OfText(Vec<f32>),
+    OfTokens(Vec<Vec<f32>>),
 }
 
 #[derive(Serialize)]
@@ -110,7 +119,18 @@ pub fn run(args: &EmbedArgs) -> Result<(), Error> {
     let n_tokens = inputs.iter().map(Vec::len).sum();
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = if args.json {
-        let data = vectors.into_iter().enumerate();
+        let by_token = embedder.is_by_token();
+        let mut vectors = vectors.into_iter();
+        let of_text = inputs.iter().map_while(|input| {
+            if by_token {
+                Some(Vectors::OfTokens(
+                    vectors.by_ref().take(input.len()).collect(),
+                ))
+            } else {
+                vectors.next().map(Vectors::OfText)
+            }
+        });
+        let data = of_text.enumerate();
         let embeddings = Embeddings {
             object: "list",
             model: model.file().name(),

@@ -1,7 +1,7 @@
 //! `yi fit`: does it fit, and what would.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -17,11 +17,11 @@ use super::output::write_json;
 use crate::engine::stream::for_terminal;
 use crate::error::{Error, gib};
 use crate::fit::{
-    Geometry, GpuFit, Memory, Question, TypeFit, context_memory, of_file, weight_bytes,
+    Draft, Geometry, GpuFit, Memory, Question, TypeFit, context_memory, of_file, weight_bytes,
 };
 use crate::llama::{self, CacheType, ContextParams, FlashAttention};
 use crate::model::folder::ModelFolder;
-use crate::model::{Check, DEFAULT_N_CTX, ModelFile};
+use crate::model::{Check, DEFAULT_N_CTX, ModelFile, free_bytes};
 use crate::repack::{RepackChoice, repacked_bytes};
 
 /// Arguments of `yi fit`.
@@ -43,9 +43,13 @@ pub struct FitArgs {
     /// available here now]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     ram: Option<u64>,
-    /// A GPU's memory: how many layers go there
+    /// A GPU's memory, of which 1 GiB is left free: how many layers go there [default: what is free on the GPUs
+    /// here]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     vram: Option<u64>,
+    /// A model that guesses tokens in advance, beside it in memory, also written -md
+    #[arg(long, visible_alias = "spec-draft-model", value_name = "FILE")]
+    model_draft: Option<PathBuf>,
     /// Tokens that the context holds; 0 = as many as the model was trained with [default: 4096, or fewer if
     /// the model was trained with fewer]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(i32::MAX)))]
@@ -89,7 +93,7 @@ pub fn run(args: &FitArgs) -> Result<(), Error> {
         Answer::new(args, &plan.parts, types(&input)?, None)?
     } else {
         let file = ModelFile::open(path, Check::Model)?;
-        let repack = super::compute::resolve_repack(&args.repack, &file, Some(0))?;
+        let repack = super::compute::resolve_repack(&args.repack, &file, false)?;
         let repacked = repacked_bytes(&repack, file.headers(), llama::backend()?);
         Answer::new(args, file.headers(), requantized(path)?, Some(repacked))?
     };
@@ -113,7 +117,7 @@ fn types(input: &Input) -> Result<Vec<(FileType, u64)>, Error> {
 }
 
 /// The types that a GGUF file could be quantized to: none where it is quantized already.
-fn requantized(path: &std::path::Path) -> Result<Vec<(FileType, u64)>, Error> {
+fn requantized(path: &Path) -> Result<Vec<(FileType, u64)>, Error> {
     let Ok(input) = Input::open(path) else {
         // Fit to run, and not to be quantized.
         return Ok(Vec::new());
@@ -132,6 +136,8 @@ struct Answer {
     memory: Option<Memory>,
     /// Of a context, beside the weights.
     context_memory: Memory,
+    /// Of the model that guesses, with its weights.
+    draft: Option<Memory>,
     longest_context: u32,
     types: Vec<TypeFit>,
     gpu: Option<GpuFit>,
@@ -160,13 +166,19 @@ impl Answer {
             ..ContextParams::default()
         };
         let (budget, budget_is) = budget(args.ram)?;
+        let draft = args
+            .model_draft
+            .as_ref()
+            .map(|path| draft(path, &context))
+            .transpose()?;
         let question = Question {
             geometry: &geometry,
             context: &context,
             budget,
+            draft: draft.as_ref().map(|(draft, _)| draft),
         };
         let context_memory = context_memory(&geometry, &context);
-        let memory = repacked.map(|repacked| of_file(headers, context_memory, repacked));
+        let memory = repacked.map(|repacked| of_file(headers, context_memory, repacked, None));
         let weights = weight_bytes(headers);
         let types = types
             .into_iter()
@@ -180,9 +192,22 @@ impl Answer {
             context_memory,
             longest_context: question.longest_context(weights),
             types,
-            gpu: args.vram.map(|vram| question.on_gpu(headers, vram)),
+            gpu: match args.vram {
+                Some(vram) => Some(question.on_gpu(headers, &[vram])),
+                None => {
+                    let free = free_bytes(&llama::gpus(llama::backend()?));
+                    (!free.is_empty()).then(|| question.on_gpu(headers, &free))
+                }
+            },
+            draft: draft.map(|(_, memory)| memory),
             context,
         })
+    }
+
+    /// All that is in memory together; `None` for a checkpoint.
+    fn total(&self) -> Option<u64> {
+        let draft = self.draft.unwrap_or_default();
+        self.memory.map(|memory| (memory + draft).total())
     }
 
     /// The type with the most bytes that fits.
@@ -213,13 +238,16 @@ impl Answer {
             .compute
             .saturating_add(self.context_memory.scratch);
         row("computing", computing, &batch)?;
-        if let Some(memory) = &self.memory {
-            let verdict = if memory.total() <= self.budget {
+        if let Some(draft) = &self.draft {
+            row("draft model", draft.total(), "with a context as long")?;
+        }
+        if let Some(total) = self.total() {
+            let verdict = if total <= self.budget {
                 "it fits"
             } else {
                 "it does not fit"
             };
-            row("together", memory.total(), verdict)?;
+            row("together", total, verdict)?;
         }
         row("memory", self.budget, &self.budget_is)?;
         if self.memory.is_some() {
@@ -232,11 +260,13 @@ impl Answer {
         if let Some(gpu) = &self.gpu {
             writeln!(
                 out,
-                "\nlayers that fit on a GPU with {}: {} of {} (-ngl {})",
+                "\nlayers that fit on a GPU with {}, of which 1 GiB is left free: {} of {} (-ngl {}); {} there, {} here",
                 gib(gpu.vram),
                 gpu.n_layers,
                 gpu.n_layers_max,
-                gpu.n_layers
+                gpu.n_layers,
+                gib(gpu.on_gpu),
+                gib(gpu.on_host)
             )?;
         }
         self.print_types(out)
@@ -311,9 +341,17 @@ impl Answer {
             "kv_cache_bytes": memory.kv_cache,
             "compute_bytes": memory.compute,
             "scratch_bytes": memory.scratch,
-            "total_bytes": memory.total(),
+            "draft": self.draft.map(|draft| json!({
+                "mapped_bytes": draft.mapped,
+                "repacked_bytes": draft.resident,
+                "kv_cache_bytes": draft.kv_cache,
+                "compute_bytes": draft.compute,
+                "scratch_bytes": draft.scratch,
+                "total_bytes": draft.total(),
+            })),
+            "total_bytes": (memory + self.draft.unwrap_or_default()).total(),
             "budget_bytes": self.budget,
-            "fits": self.memory.map(|memory| memory.total() <= self.budget),
+            "fits": self.total().map(|total| total <= self.budget),
             "longest_context": self.memory.map(|_| self.longest_context),
             "largest_type": self.largest_type().map(|t| t.file_type.name()),
             "types": types,
@@ -321,9 +359,24 @@ impl Answer {
                 "vram_bytes": gpu.vram,
                 "n_layers": gpu.n_layers,
                 "n_layers_max": gpu.n_layers_max,
+                "on_gpu_bytes": gpu.on_gpu,
+                "on_host_bytes": gpu.on_host,
             })),
         })
     }
+}
+
+/// A model that guesses: its part in the question, and what it takes with such a context.
+fn draft(path: &Path, context: &ContextParams) -> Result<(Draft, Memory), Error> {
+    let file = ModelFile::open(&ModelFolder::resolve(path), Check::Model)?;
+    file.check_context(context)?;
+    let geometry = Geometry::new(file.headers()).ok_or(Error::UnknownWidths)?;
+    let repack = super::compute::resolve_repack(&RepackChoice::Auto, &file, false)?;
+    let repacked = repacked_bytes(&repack, file.headers(), llama::backend()?);
+    let context_memory = context_memory(&geometry, context);
+    let memory = of_file(file.headers(), context_memory, repacked, None);
+    let weights = weight_bytes(file.headers());
+    Ok((Draft { geometry, weights }, memory))
 }
 
 /// Bytes that may be used, and in words where they come from.

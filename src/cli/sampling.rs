@@ -80,6 +80,22 @@ pub struct SamplingArgs {
     /// How many tokens the penalties look back; 0 = none [default: the file's, or 64]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub repeat_last_n: Option<i32>,
+    /// DRY: taken from the logits of tokens that would go on with a repetition, times a power of the base; 0 = off
+    #[arg(long, value_name = "A", allow_negative_numbers = true)]
+    pub dry_multiplier: Option<f32>,
+    /// DRY's base [default: 1.75]
+    #[arg(long, value_name = "B", allow_negative_numbers = true)]
+    pub dry_base: Option<f32>,
+    /// DRY leaves repetitions of fewer tokens alone [default: 2]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub dry_allowed_length: Option<i32>,
+    /// How many tokens DRY looks back; 0 = none [default: 64]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub dry_penalty_last_n: Option<i32>,
+    /// A text that no repetition reaches over, with \n for a line's end; may be repeated; none = there is none
+    /// [default: \n : " *]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = breaker)]
+    pub dry_sequence_breaker: Vec<String>,
     /// Makes a token likelier or less likely: 15043+1, 15043-2.5; 15043-inf forbids it; may be repeated
     #[arg(short, long, value_name = "TOKEN(+/-)BIAS", value_parser = logit_bias)]
     pub logit_bias: Vec<(TokenId, f32)>,
@@ -128,6 +144,11 @@ impl SamplingArgs {
             "presence-penalty": presence_penalty = self.presence_penalty;
             "frequency-penalty": frequency_penalty = self.frequency_penalty;
             "repeat-last-n": repeat_last_n = self.repeat_last_n;
+            "dry-multiplier": dry_multiplier = self.dry_multiplier;
+            "dry-base": dry_base = self.dry_base;
+            "dry-allowed-length": dry_allowed_length = self.dry_allowed_length;
+            "dry-penalty-last-n": dry_penalty_last_n = self.dry_penalty_last_n;
+            "dry-sequence-breaker": dry_sequence_breakers = self.dry_breakers();
             "mirostat": mirostat = self.mirostat.and_then(Mirostat::from_number);
             "mirostat-ent": mirostat_tau = self.mirostat_ent;
             "mirostat-lr": mirostat_eta = self.mirostat_lr;
@@ -149,6 +170,13 @@ impl SamplingArgs {
         };
         tracing::info!(?params, "sampling");
         Ok(params)
+    }
+
+    /// DRY's breakers, where any are given; as in llama.cpp, `none` drops those before it.
+    fn dry_breakers(&self) -> Option<Vec<String>> {
+        let given = &self.dry_sequence_breaker;
+        let after = given.iter().rposition(|text| text == "none");
+        (!given.is_empty()).then(|| given[after.map_or(0, |at| at + 1)..].to_vec())
     }
 
     /// The seed that the user chose. The largest number is -1 in 32 bits: llama.cpp takes it for "choose one".
@@ -238,6 +266,25 @@ impl ConstraintArgs {
             }
         }))
     }
+}
+
+/// A text with llama.cpp's escapes: `\n`, `\t`, `\r`, `\\`, `\"` and `\'`.
+fn breaker(text: &str) -> Result<String, String> {
+    let mut breaker = String::new();
+    let mut characters = text.chars();
+    while let Some(c) = characters.next() {
+        breaker.push(match c {
+            '\\' => match characters.next() {
+                Some('n') => '\n',
+                Some('t') => '\t',
+                Some('r') => '\r',
+                Some(c @ ('\\' | '"' | '\'')) => c,
+                _ => return Err(r#"the escapes are \n, \t, \r, \\, \" and \'"#.to_owned()),
+            },
+            c => c,
+        });
+    }
+    Ok(breaker)
 }
 
 fn logit_bias(text: &str) -> Result<(TokenId, f32), String> {

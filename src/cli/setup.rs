@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::args::ModelArgs;
-use super::compute::{check_memory, resolve_repack};
+use super::compute::{Draft, check_memory, resolve_gpu_layers, resolve_repack};
 use super::{note, signal};
 use crate::engine::{Engine, EngineParams};
 use crate::error::Error;
@@ -90,32 +90,44 @@ pub fn load(
     let compute = args
         .compute
         .resolve(&file, args.threads, args.n_gpu_layers)?;
-    let n_gpu_layers = compute.settings.n_gpu_layers;
-    let mut params = LoadParams {
-        n_gpu_layers,
-        mmap: !args.no_mmap,
-        mlock: args.mlock,
-        repack: resolve_repack(&compute.settings.repack, &file, n_gpu_layers)?,
-        ..LoadParams::default()
-    };
     let mut context = ContextParams {
         n_seq_max: n_parallel,
         rope: args.rope.params(),
         ..compute.context(n_ctx)
     };
+    let (layers, asked) = (compute.settings.n_gpu_layers, args.n_gpu_layers.is_some());
+    let offload = resolve_gpu_layers(layers, asked, &file, &context)?;
+    let mut params = LoadParams {
+        n_gpu_layers: offload.n_layers,
+        mmap: !args.no_mmap,
+        mlock: args.mlock,
+        repack: resolve_repack(&compute.settings.repack, &file, offload.is_any())?,
+        ..LoadParams::default()
+    };
+    let mut draft = match &args.compute.model_draft {
+        Some(path) if compute.guesses_can_pay(n_parallel) => {
+            let taken = offload.placement.map(|placement| placement.on_devices);
+            Some(Draft::open(path, &context, &taken.unwrap_or_default())?)
+        }
+        Some(path) => {
+            note(format_args!(
+                "note: {} is left aside: no guess is worth its time for so small a model",
+                path.display()
+            ));
+            None
+        }
+        None => None,
+    };
     let asked = args.compute.asked_repack(RepackChoice::Auto);
-    check_memory(&file, &asked, &mut params, &context)?;
+    check_memory(&file, &asked, &mut params, &context, draft.as_mut())?;
     let model = Model::load(file, &params, &mut |_| ControlFlow::Continue(()))?;
     let adapters = args.lora.iter().map(|path| (path, 1.0));
     let scaled = args.lora_scaled.iter().map(|(path, scale)| (path, *scale));
     for (path, scale) in adapters.chain(scaled) {
         context.adapters.push((model.load_adapter(path)?, scale));
     }
-    let draft = args
-        .compute
-        .model_draft
-        .as_deref()
-        .map(Model::open)
+    let draft = draft
+        .map(|draft| Model::load(draft.file, &draft.load, &mut |_| ControlFlow::Continue(())))
         .transpose()?;
     Ok(Loaded {
         model,

@@ -5,10 +5,11 @@ use std::io::Write as _;
 
 use yi_quantize::threads::Processors;
 
-use crate::error::Error;
+use super::compute::no_gpu;
+use crate::error::{Error, gib};
 use crate::llama;
 
-/// Prints the version; in detail also the CPU library that runs here and what the CPU has.
+/// Prints the version; in detail also the CPU library that runs here, the GPUs, and what the CPU has.
 pub fn print(detail: bool) -> Result<(), Error> {
     let mut text = format!("yi {}\n", env!("CARGO_PKG_VERSION"));
     let mut failed = None;
@@ -28,6 +29,17 @@ pub fn print(detail: bool) -> Result<(), Error> {
                     .collect();
                 line("it uses", &used.join(" "));
                 line("from", &backend.folder().display().to_string());
+                let gpus = llama::gpus(backend);
+                for gpu in &gpus {
+                    let memory = gib(gpu.total);
+                    line(
+                        "GPU",
+                        &format!("{}: {}, {memory}", gpu.name, gpu.description),
+                    );
+                }
+                if gpus.is_empty() {
+                    line("GPU", &no_gpu(backend));
+                }
             }
             Err(error) => failed = Some(error),
         }

@@ -85,6 +85,14 @@ impl BatchCosts {
             .unwrap_or(0)
     }
 
+    /// Whether guesses can be worth their time at all, were they all right: up to `n_guesses` of them, beside up
+    /// to `n_sure` tokens.
+    #[must_use]
+    pub fn can_pay(&self, n_sure: usize, n_guesses: usize) -> bool {
+        let all_right = || std::iter::repeat_n(1.0, n_guesses);
+        (1..=n_sure).any(|n| self.n_worth(n, all_right()) > 0)
+    }
+
     /// How many guesses to compute beside `n_sure` tokens, when the best guesses have these chances to be
     /// right, in descending order.
     #[must_use]
@@ -145,6 +153,19 @@ mod tests {
         // Where a batch costs as much as its tokens one by one, nothing is.
         let compute_bound = BatchCosts::try_from(vec![(1, 1.0), (2, 2.0)]).unwrap();
         assert_eq!(compute_bound.n_worth(1, [0.99; 8]), 0);
+    }
+
+    #[test]
+    fn no_guess_can_pay_where_a_batch_costs_as_much_as_its_tokens() {
+        let compute_bound = BatchCosts::try_from(vec![(1, 1.0), (2, 2.0)]).unwrap();
+        assert!(!compute_bound.can_pay(16, 256));
+        assert!(BatchCosts::default().can_pay(1, 1));
+        assert!(!BatchCosts::default().can_pay(4, 0));
+        // Two tokens cost as much as one by one, many do not.
+        let late = BatchCosts::try_from(vec![(1, 1.0), (2, 2.0), (8, 3.0)]).unwrap();
+        assert!(!late.can_pay(1, 1));
+        assert!(late.can_pay(1, 7));
+        assert!(late.can_pay(2, 1));
     }
 
     #[test]

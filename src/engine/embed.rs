@@ -1,7 +1,7 @@
 //! Texts as vectors.
 
 use super::error::EngineError;
-use crate::llama::{Batch, Context, TokenId};
+use crate::llama::{Batch, Context, Pooling, TokenId};
 
 /// How a vector's length is made to fit, as llama-embedding numbers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -77,7 +77,14 @@ impl Embedder {
         self.context.model().n_embd_out()
     }
 
-    /// A vector for each input, normalized. Several short inputs are computed at once.
+    /// Whether each token gives a vector, and not each input: [`Pooling::None`].
+    #[must_use]
+    pub fn is_by_token(&self) -> bool {
+        self.context.pooling() == Some(Pooling::None)
+    }
+
+    /// A vector for each input, normalized. Several short inputs are computed at once. With [`Pooling::None`] one
+    /// for each token: all of the first input, then all of the second, and so on.
     ///
     /// # Errors
     /// When an input is empty, has more than [`Embedder::n_ctx`] tokens or one that the model does not have;
@@ -144,12 +151,20 @@ impl Embedder {
             }
         }
         self.context.decode(&batch)?;
-        for (sequence, input) in (0u32..).zip(inputs) {
-            let vector = self.context.embedding(sequence).unwrap_or_default();
+        let found: Vec<_> = if self.is_by_token() {
+            (0..batch.len())
+                .map(|i| (self.context.token_embedding(i), 1))
+                .collect()
+        } else {
+            let inputs = (0u32..).zip(inputs);
+            inputs
+                .map(|(sequence, input)| (self.context.embedding(sequence), input.len()))
+                .collect()
+        };
+        for (vector, n_tokens) in found {
+            let vector = vector.unwrap_or_default();
             if vector.is_empty() || vector.iter().any(|value| !value.is_finite()) {
-                return Err(EngineError::NotANumber {
-                    n_tokens: input.len(),
-                });
+                return Err(EngineError::NotANumber { n_tokens });
             }
             let mut vector = vector.to_vec();
             normalization.apply(&mut vector);

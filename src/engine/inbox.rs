@@ -5,16 +5,15 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::answer::{Ending, Reader, Sender};
-use super::constrain::Matcher;
 use super::error::EngineError;
 use super::request::Request;
+use super::service::Compiled;
 
 /// A request that waits for its turn.
 #[derive(Debug)]
 pub struct Waiting {
     pub request: Request,
-    /// The request's constraint, compiled.
-    pub constraint: Option<Matcher>,
+    pub compiled: Compiled,
     /// Tokens of the prompt that were left out.
     pub n_dropped: usize,
     pub sender: Sender,

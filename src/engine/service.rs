@@ -13,6 +13,7 @@ use super::drafter::Drafter;
 use super::error::EngineError;
 use super::inbox::{Inbox, Waiting};
 use super::request::{Overflow, Request};
+use super::sample::Breakers;
 use super::scheduler::Scheduler;
 use super::tokenize::Tokenizer;
 use crate::llama::{Context, OnFault};
@@ -69,8 +70,17 @@ impl Default for EngineParams {
 #[derive(Debug)]
 pub struct Prepared {
     request: Request,
-    constraint: Option<Matcher>,
+    compiled: Compiled,
     n_dropped: usize,
+}
+
+/// What was made of a request's texts: on the caller's thread, so that it holds up nobody's tokens.
+#[derive(Debug, Default)]
+pub struct Compiled {
+    /// The form of the answer.
+    pub constraint: Option<Matcher>,
+    /// DRY's.
+    pub breakers: Arc<Breakers>,
 }
 
 impl Prepared {
@@ -191,14 +201,21 @@ impl Engine {
         }
         let n_dropped = request.cut(self.n_ctx);
         request.check(self.tokenizer.model().n_vocab(), self.n_ctx)?;
-        // On the caller's thread: it must not hold up the others' tokens.
-        let constraint = match &request.constraint {
-            Some(constraint) => Some(self.tokenizer.constraints()?.compile(constraint)?),
-            None => None,
+        let compiled = Compiled {
+            constraint: match &request.constraint {
+                Some(constraint) => Some(self.tokenizer.constraints()?.compile(constraint)?),
+                None => None,
+            },
+            breakers: if request.sampling.uses_dry() {
+                let texts = &request.sampling.dry_sequence_breakers;
+                self.tokenizer.breakers(texts)
+            } else {
+                Arc::default()
+            },
         };
         Ok(Prepared {
             request,
-            constraint,
+            compiled,
             n_dropped,
         })
     }
@@ -210,10 +227,10 @@ impl Engine {
     pub fn start(&self, prepared: Prepared) -> Result<Answer, EngineError> {
         let Prepared {
             request,
-            constraint,
+            compiled,
             n_dropped,
         } = prepared;
-        submit(&self.inbox, self.n_events, request, constraint, n_dropped)
+        submit(&self.inbox, self.n_events, request, compiled, n_dropped)
     }
 
     /// Why the engine accepts nothing any more: its thread has ended.
@@ -261,13 +278,13 @@ fn submit(
     inbox: &Arc<Inbox>,
     n_events: usize,
     request: Request,
-    constraint: Option<Matcher>,
+    compiled: Compiled,
     n_dropped: usize,
 ) -> Result<Answer, EngineError> {
     let (sender, answer) = channel(n_events, Arc::clone(inbox));
     inbox.push(Waiting {
         request,
-        constraint,
+        compiled,
         n_dropped,
         sender,
         since: Instant::now(),
@@ -308,7 +325,7 @@ mod tests {
     #[test]
     fn a_panic_ends_all_answers_with_an_error() {
         let inbox = Arc::new(Inbox::new(8));
-        let ask = || submit(&inbox, 8, Request::new(vec![1]), None, 0);
+        let ask = || submit(&inbox, 8, Request::new(vec![1]), Compiled::default(), 0);
         let (running, waiting) = (ask().unwrap(), ask().unwrap());
         let engine = Arc::clone(&inbox);
         let thread = start(Arc::clone(&inbox), move || {
@@ -329,7 +346,7 @@ mod tests {
     #[test]
     fn a_fault_of_llama_cpp_ends_all_answers_though_the_thread_never_does() {
         let inbox = Arc::new(Inbox::new(8));
-        let ask = || submit(&inbox, 8, Request::new(vec![1]), None, 0);
+        let ask = || submit(&inbox, 8, Request::new(vec![1]), Compiled::default(), 0);
         let (running, waiting) = (ask().unwrap(), ask().unwrap());
         let (_taken, ()) = inbox.take(|_| Some(())).unwrap();
         inbox.fail(EngineError::of_fault("ggml.c:1: GGML_ASSERT(false) failed"));
@@ -346,7 +363,7 @@ mod tests {
     #[test]
     fn a_full_queue_refuses_and_a_cancelled_request_leaves_it() {
         let inbox = Arc::new(Inbox::new(2));
-        let ask = || submit(&inbox, 8, Request::new(vec![1]), None, 0);
+        let ask = || submit(&inbox, 8, Request::new(vec![1]), Compiled::default(), 0);
         let (first, _second) = (ask().unwrap(), ask().unwrap());
         assert!(matches!(
             ask(),

@@ -94,7 +94,7 @@ impl Job {
     ) -> Self {
         let Waiting {
             request,
-            constraint,
+            compiled,
             n_dropped,
             sender,
             since,
@@ -102,7 +102,12 @@ impl Job {
         let started = Instant::now();
         let input = start.map_or_else(|| request.prompt.clone(), |start| vec![start]);
         let n_cells = request.n_cells(input.len(), n_ctx);
-        let mut sampler = Sampler::new(&request.sampling, n_vocab, constraint);
+        let mut sampler = Sampler::new(
+            &request.sampling,
+            n_vocab,
+            compiled.constraint,
+            compiled.breakers,
+        );
         sampler.remember(&request.prompt);
         Job {
             sender,

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use super::constrain::{Compiler, ConstraintError};
+use super::sample::{Breakers, KnownBreakers};
 use super::template::Rendered;
 use crate::llama::{Model, TokenId, TokenizeError, VocabKind};
 
@@ -41,6 +42,7 @@ pub struct Tokenizer {
     ends: Arc<[TokenId]>,
     /// Made for the first constraint.
     constraints: Arc<OnceLock<Result<Compiler, ConstraintError>>>,
+    breakers: Arc<KnownBreakers>,
 }
 
 /// Control tokens that end an answer whatever the file says: Yi's own demo stops on the first four
@@ -94,6 +96,7 @@ impl Tokenizer {
             specials: specials.into(),
             ends: ends.into(),
             constraints: Arc::default(),
+            breakers: Arc::default(),
         }
     }
 
@@ -127,6 +130,13 @@ impl Tokenizer {
     pub fn constraints(&self) -> Result<&Compiler, ConstraintError> {
         let made = self.constraints.get_or_init(|| Compiler::new(self));
         made.as_ref().map_err(Clone::clone)
+    }
+
+    /// Texts that no repetition reaches over, see [`Dry`](super::sample::Dry). What was asked for lately takes
+    /// no time.
+    #[must_use]
+    pub fn breakers(&self, texts: &[String]) -> Arc<Breakers> {
+        self.breakers.get(&self.model, texts)
     }
 
     /// Tokenizes plain text: none of it becomes a control token. `add_special` adds the start and end

@@ -4,6 +4,7 @@ use yi_gguf::Gguf;
 use yi_quantize::file_type::FileType;
 
 use super::geometry::Geometry;
+use super::offload::{DEVICE_MARGIN, Parts, Placement};
 use super::{Memory, context_memory, longest_context, weight_bytes};
 use crate::llama::ContextParams;
 
@@ -25,12 +26,25 @@ pub struct TypeFit {
 /// What goes on a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GpuFit {
-    /// Bytes of its memory.
+    /// Bytes of its memory, or of what is free of it.
     pub vram: u64,
     /// Layers, the output counted as one, as `-ngl` counts them.
-    pub n_layers: u64,
+    pub n_layers: u32,
     /// All that there are.
-    pub n_layers_max: u64,
+    pub n_layers_max: u32,
+    /// Bytes that they take there, with their part of the cache and what it takes to compute.
+    pub on_gpu: u64,
+    /// Bytes that the model then takes here.
+    pub on_host: u64,
+}
+
+/// A smaller model that guesses tokens, with a context as long.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// Its widths.
+    pub geometry: Geometry,
+    /// Bytes of its tensors.
+    pub weights: u64,
 }
 
 /// The question: a model's widths, the context and the memory.
@@ -42,6 +56,8 @@ pub struct Question<'a> {
     pub context: &'a ContextParams,
     /// Bytes that may be used.
     pub budget: u64,
+    /// The model that guesses for it.
+    pub draft: Option<&'a Draft>,
 }
 
 impl Question<'_> {
@@ -49,19 +65,28 @@ impl Question<'_> {
     #[must_use]
     pub fn longest_context(&self, weights: u64) -> u32 {
         let trained = u32::try_from(self.geometry.n_ctx_train).unwrap_or(u32::MAX);
-        let left = self.budget.saturating_sub(weights);
-        longest_context(
-            self.geometry,
-            self.context,
-            left,
-            trained.max(self.context.n_ctx),
-        )
+        let of_draft = self.draft.map_or(0, |draft| draft.weights);
+        let left = self.budget.checked_sub(weights.saturating_add(of_draft));
+        let models: Vec<&Geometry> = [self.geometry]
+            .into_iter()
+            .chain(self.draft.map(|draft| &draft.geometry))
+            .collect();
+        let longest = trained.max(self.context.n_ctx);
+        left.map_or(0, |left| {
+            longest_context(&models, self.context, left, longest)
+        })
     }
 
     /// What a type with so many bytes of tensors would take.
     #[must_use]
     pub fn of_type(&self, file_type: FileType, weights: u64) -> TypeFit {
-        let total = weights.saturating_add(context_memory(self.geometry, self.context).context());
+        let of_draft = self.draft.map_or(0, |draft| {
+            let context = context_memory(&draft.geometry, self.context).context();
+            draft.weights.saturating_add(context)
+        });
+        let total = weights
+            .saturating_add(context_memory(self.geometry, self.context).context())
+            .saturating_add(of_draft);
         TypeFit {
             file_type,
             weights,
@@ -71,50 +96,42 @@ impl Question<'_> {
         }
     }
 
-    /// How many layers fit into a GPU's memory: llama.cpp puts the last ones there, the output first of
-    /// all, each with its part of the cache.
+    /// How many layers fit into GPUs that have so much free, of which some is left.
     #[must_use]
-    pub fn on_gpu(&self, headers: &[Gguf], vram: u64) -> GpuFit {
-        let memory = context_memory(self.geometry, self.context);
-        let layers = self.geometry.n_kv_heads.len() as u64;
-        let tensors = || headers.iter().flat_map(Gguf::tensors);
-        let bytes_of = |prefix: &str| {
-            let of_layer = tensors().filter(|t| t.name().starts_with(prefix));
-            of_layer.fold(0u64, |sum, t| sum.saturating_add(t.n_bytes()))
-        };
-        let cache = memory.kv_cache / layers.max(1);
-        // Without a matrix of its own the output is the embedding's.
-        let output = match bytes_of("output") {
-            0 => bytes_of("token_embd"),
-            bytes => bytes,
-        };
-        let mut left = vram.checked_sub(memory.compute);
-        let mut n_layers = 0;
-        let sizes = (0..layers)
-            .rev()
-            .map(|i| bytes_of(&format!("blk.{i}.")).saturating_add(cache));
-        for bytes in std::iter::once(output).chain(sizes) {
-            left = left.and_then(|left| left.checked_sub(bytes));
-            if left.is_none() {
-                break;
-            }
-            n_layers += 1;
-        }
+    pub fn on_gpu(&self, headers: &[Gguf], free: &[u64]) -> GpuFit {
+        let parts = Parts::new(headers, Some(self.geometry), self.context);
+        let placement = parts.fit(free, DEVICE_MARGIN);
+        let context = context_memory(self.geometry, self.context);
         GpuFit {
-            vram,
-            n_layers,
-            n_layers_max: layers + 1,
+            vram: free.iter().copied().fold(0, u64::saturating_add),
+            n_layers: placement.n_layers,
+            n_layers_max: placement.n_layers_max,
+            on_gpu: placement
+                .on_devices
+                .iter()
+                .copied()
+                .fold(0, u64::saturating_add),
+            on_host: of_file(headers, context, 0, Some(&placement)).total(),
         }
     }
 }
 
-/// What the weights of a file and a context take, with `resident` bytes of the weights in memory of their own.
+/// What the weights of a file and a context take on the host, with `resident` bytes of the weights in memory of
+/// their own, and without what is on devices.
 #[must_use]
-pub fn of_file(headers: &[Gguf], context: Memory, resident: u64) -> Memory {
-    let weights = weight_bytes(headers);
+pub fn of_file(
+    headers: &[Gguf],
+    context: Memory,
+    resident: u64,
+    placement: Option<&Placement>,
+) -> Memory {
+    let (weights_away, cache_away) = placement.map_or((0, 0), |p| (p.weights, p.cache));
+    let weights = weight_bytes(headers).saturating_sub(weights_away);
+    let resident = resident.min(weights);
     Memory {
-        mapped: weights - resident.min(weights),
+        mapped: weights - resident,
         resident,
+        kv_cache: context.kv_cache.saturating_sub(cache_away),
         ..context
     }
 }

@@ -69,15 +69,29 @@ impl Geometry {
     /// Bytes of the keys and values of `n_ctx` tokens; `u64::MAX` where they overflow.
     #[must_use]
     pub fn kv_bytes(&self, n_ctx: u64, type_k: CacheType, type_v: CacheType) -> u64 {
+        let layers = 0..self.n_kv_heads.len();
+        layers.fold(0, |sum, layer| {
+            sum.saturating_add(self.layer_kv_bytes(layer, n_ctx, type_k, type_v))
+        })
+    }
+
+    /// The same of one layer.
+    #[must_use]
+    pub fn layer_kv_bytes(
+        &self,
+        layer: usize,
+        n_ctx: u64,
+        type_k: CacheType,
+        type_v: CacheType,
+    ) -> u64 {
         let row = |cache_type: CacheType, n: u64| {
             let dtype = cache_type.dtype();
             n.div_ceil(dtype.block_len())
                 .saturating_mul(dtype.block_bytes())
         };
-        let per_token = self.n_kv_heads.iter().fold(0u64, |sum, n| {
-            sum.saturating_add(row(type_k, n.saturating_mul(self.head_k)))
-                .saturating_add(row(type_v, n.saturating_mul(self.head_v)))
-        });
-        per_token.saturating_mul(n_ctx)
+        let n_heads = self.n_kv_heads.get(layer).copied().unwrap_or(0);
+        row(type_k, n_heads.saturating_mul(self.head_k))
+            .saturating_add(row(type_v, n_heads.saturating_mul(self.head_v)))
+            .saturating_mul(n_ctx)
     }
 }

@@ -5,13 +5,17 @@ mod alloc;
 mod answer;
 mod geometry;
 mod graph;
+mod offload;
+
+use std::ops::Add;
 
 use yi_gguf::Gguf;
 
 use crate::llama::{ContextParams, FlashAttention};
-pub use answer::{GpuFit, Question, TypeFit, of_file};
+pub use answer::{Draft, GpuFit, Question, TypeFit, of_file};
 pub use geometry::Geometry;
 use graph::Reserved;
+pub use offload::{DEVICE_MARGIN, Parts, Placement};
 
 /// llama.cpp makes a context a multiple of this many tokens.
 const N_CTX_STEP: u64 = 256;
@@ -53,10 +57,30 @@ impl Memory {
     }
 }
 
+impl Add for Memory {
+    type Output = Memory;
+
+    fn add(self, other: Memory) -> Memory {
+        Memory {
+            mapped: self.mapped.saturating_add(other.mapped),
+            resident: self.resident.saturating_add(other.resident),
+            kv_cache: self.kv_cache.saturating_add(other.kv_cache),
+            compute: self.compute.saturating_add(other.compute),
+            scratch: self.scratch.saturating_add(other.scratch),
+        }
+    }
+}
+
 /// Bytes of all tensors.
 #[must_use]
 pub fn weight_bytes(headers: &[Gguf]) -> u64 {
     let tensors = headers.iter().flat_map(Gguf::tensors);
+    tensors.fold(0, |sum, t| sum.saturating_add(t.n_bytes()))
+}
+
+/// Bytes of the tensors of a name, of which there is one.
+fn tensor_bytes(headers: &[Gguf], name: &str) -> u64 {
+    let tensors = headers.iter().filter_map(|header| header.tensor(name));
     tensors.fold(0, |sum, t| sum.saturating_add(t.n_bytes()))
 }
 
@@ -86,10 +110,11 @@ pub fn context_memory(model: &Geometry, params: &ContextParams) -> Memory {
     }
 }
 
-/// The longest context, up to `n_ctx_max` tokens, whose memory is at most `bytes`; 0 when none is.
+/// The longest context, up to `n_ctx_max` tokens, whose memory for all of the models together is at most
+/// `bytes`; 0 when none is.
 #[must_use]
 pub fn longest_context(
-    model: &Geometry,
+    models: &[&Geometry],
     params: &ContextParams,
     bytes: u64,
     n_ctx_max: u32,
@@ -99,7 +124,10 @@ pub fn longest_context(
             n_ctx,
             ..params.clone()
         };
-        context_memory(model, &params).context() <= bytes
+        let needed = models
+            .iter()
+            .map(|model| context_memory(model, &params).context());
+        needed.fold(0, u64::saturating_add) <= bytes
     };
     if fits(n_ctx_max) {
         return n_ctx_max;
@@ -157,10 +185,18 @@ mod tests {
             context_memory(&yi_34b(), &params).context()
         };
         let bytes = 4 << 30;
-        let longest = longest_context(&yi_34b(), &params, bytes, 200_000);
+        let yi_34b = yi_34b();
+        let longest = longest_context(&[&yi_34b], &params, bytes, 200_000);
         assert!(memory(longest) <= bytes, "{longest}");
         assert!(memory(longest + 256) > bytes, "{longest}");
-        assert_eq!(longest_context(&yi_34b(), &params, 1 << 20, 200_000), 0);
-        assert_eq!(longest_context(&yi_34b(), &params, bytes, 512), 512);
+        assert_eq!(longest_context(&[&yi_34b], &params, 1 << 20, 200_000), 0);
+        assert_eq!(longest_context(&[&yi_34b], &params, bytes, 512), 512);
+        // A second model of the same widths takes as much again.
+        let both = [&yi_34b, &yi_34b];
+        assert_eq!(
+            longest_context(&both, &params, 2 * memory(512), 200_000),
+            512
+        );
+        assert!(longest_context(&both, &params, 2 * memory(512) - 1, 200_000) < 512);
     }
 }

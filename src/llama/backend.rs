@@ -119,6 +119,79 @@ pub fn devices(_started: &Backend) -> Vec<Device> {
     }
 }
 
+/// A device that layers can be put on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gpu {
+    /// ggml's short name: `CUDA0`, `RPC0`.
+    pub name: String,
+    /// For instance `NVIDIA H100 80GB HBM3`.
+    pub description: String,
+    /// Bytes of its memory that nothing uses now.
+    pub free: u64,
+    /// Bytes of its memory.
+    pub total: u64,
+    /// Its memory is the processor's, too.
+    pub shares_memory: bool,
+}
+
+/// The devices that llama.cpp spreads a model's layers over, in its order: workers, then GPUs, and those that
+/// are a part of the processor only where there is no other. Asks each for its memory.
+#[must_use]
+pub fn gpus(_started: &Backend) -> Vec<Gpu> {
+    let (mut workers, mut gpus, mut integrated) = (Vec::new(), Vec::new(), Vec::new());
+    // SAFETY: the libraries are loaded; the list of devices changes only where workers are added, before
+    // anybody asks. Every index below the count gives a device, every device has a library, and both have
+    // names that live as long. The sizes are written during the call.
+    unsafe {
+        for i in 0..sys::ggml_backend_dev_count() {
+            let device = sys::ggml_backend_dev_get(i);
+            let library = text_from(sys::ggml_backend_reg_name(
+                sys::ggml_backend_dev_backend_reg(device),
+            ));
+            let kind = sys::ggml_backend_dev_type(device);
+            let list = match kind {
+                sys::GGML_BACKEND_DEVICE_TYPE_GPU if library == "RPC" => &mut workers,
+                sys::GGML_BACKEND_DEVICE_TYPE_GPU => &mut gpus,
+                sys::GGML_BACKEND_DEVICE_TYPE_IGPU => &mut integrated,
+                _ => continue,
+            };
+            let (mut free, mut total) = (0usize, 0usize);
+            sys::ggml_backend_dev_memory(device, &raw mut free, &raw mut total);
+            list.push(Gpu {
+                name: text_from(sys::ggml_backend_dev_name(device)),
+                description: text_from(sys::ggml_backend_dev_description(device)),
+                free: free as u64,
+                total: total as u64,
+                // Apple's GPUs are of the first kind, but have no memory of their own.
+                shares_memory: kind == sys::GGML_BACKEND_DEVICE_TYPE_IGPU || library == "MTL",
+            });
+        }
+    }
+    workers.extend(if gpus.is_empty() { integrated } else { gpus });
+    workers
+}
+
+/// The libraries for GPUs in the folder, by ggml's names: `cuda`, `vulkan`.
+#[must_use]
+pub fn gpu_libraries(started: &Backend) -> Vec<String> {
+    let prefix = format!("{}ggml-", std::env::consts::DLL_PREFIX);
+    let Ok(entries) = std::fs::read_dir(started.folder()) else {
+        return Vec::new();
+    };
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            let name = name.to_str()?.strip_prefix(&prefix)?;
+            let name = name.strip_suffix(std::env::consts::DLL_SUFFIX)?;
+            let other = name.starts_with("cpu") || matches!(name, "base" | "rpc" | "blas");
+            (!other).then(|| name.to_owned())
+        })
+        .collect();
+    names.sort();
+    names
+}
+
 /// Tells ggml how to spread its threads, before any of them starts. Only the first call counts.
 pub fn init_numa(_started: &Backend, numa: super::Numa) {
     static DONE: std::sync::Once = std::sync::Once::new();

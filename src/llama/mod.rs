@@ -20,14 +20,16 @@ mod threadpool;
 mod vocab;
 
 pub use adapter::{Adapter, AdapterLoadError};
-pub use backend::{Backend, BackendError, Device, backend, devices, init_numa};
+pub use backend::{
+    Backend, BackendError, Device, Gpu, backend, devices, gpu_libraries, gpus, init_numa,
+};
 pub use batch::Batch;
 pub use context::{Context, ContextError, ContextParams, DecodeError, all_logits};
 pub use fault::OnFault;
 pub use model::{LoadError, LoadParams, Model, Progress, Source};
 pub use repack::{Repack, can_repack};
 pub use rpc::{Endpoint, RpcError, add_workers, work};
-pub use settings::{CacheType, FlashAttention, Numa, Pooling, RopeParams, RopeScaling};
+pub use settings::{CacheType, FlashAttention, GpuLayers, Numa, Pooling, RopeParams, RopeScaling};
 pub use vocab::{TokenAttributes, TokenizeError, VocabKind};
 
 /// A token's number in the vocabulary; llama.cpp uses -1 for none, which never appears here.

@@ -32,7 +32,8 @@ pub enum Source<'a> {
 /// How to load a model.
 #[derive(Debug, Clone)]
 pub struct LoadParams {
-    /// Layers to put on the GPU; `None` = as many as llama.cpp's default puts there.
+    /// Layers to put on GPUs, the output counted as one; `None` = all, which is llama.cpp's default.
+    /// [`ModelFile::offload`](crate::model::ModelFile::offload) says how many fit.
     pub n_gpu_layers: Option<u32>,
     /// Load the vocabulary only: tokenizing works, computing does not.
     pub vocab_only: bool,
@@ -99,6 +100,7 @@ pub struct Model {
     /// llama.cpp keeps the parameters it was loaded with.
     _overrides: Option<Overrides>,
     vocab_only: bool,
+    n_gpu_layers: Option<u32>,
 }
 
 // SAFETY: nothing in llama.cpp ties a model to the thread that loaded it.
@@ -162,6 +164,7 @@ impl Model {
             _stream: stream,
             _overrides: overrides,
             vocab_only: params.vocab_only,
+            n_gpu_layers: params.n_gpu_layers,
         })
     }
 
@@ -173,6 +176,12 @@ impl Model {
     #[must_use]
     pub fn is_vocab_only(&self) -> bool {
         self.vocab_only
+    }
+
+    /// Layers on GPUs, as [`LoadParams::n_gpu_layers`] said.
+    #[must_use]
+    pub fn n_gpu_layers(&self) -> Option<u32> {
+        self.n_gpu_layers
     }
 
     /// The context length that the model was trained with.

@@ -127,6 +127,44 @@ impl FromStr for FlashAttention {
     }
 }
 
+/// How many layers go to GPUs, the output counted as one: `-ngl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GpuLayers {
+    /// As many as fit into the memory that is free there.
+    #[default]
+    Auto,
+    /// All of them.
+    All,
+    /// So many, or all where there are fewer.
+    Count(u32),
+}
+
+impl fmt::Display for GpuLayers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GpuLayers::Auto => f.pad("auto"),
+            GpuLayers::All => f.pad("all"),
+            GpuLayers::Count(n) => n.fmt(f),
+        }
+    }
+}
+
+impl FromStr for GpuLayers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            // llama.cpp's numbers for the words.
+            "auto" | "-1" => Ok(GpuLayers::Auto),
+            "all" | "-2" => Ok(GpuLayers::All),
+            _ => match text.parse() {
+                Ok(n) if i32::try_from(n).is_ok() => Ok(GpuLayers::Count(n)),
+                _ => Err("it is auto, all or a number".to_owned()),
+            },
+        }
+    }
+}
+
 /// How threads and memory are spread over the nodes of a machine with several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Numa {
@@ -164,6 +202,8 @@ impl FromStr for Numa {
 /// How the vectors of an input's tokens become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
+    /// Not at all: each token keeps its vector.
+    None,
     /// Their mean.
     Mean,
     /// The first token's.
@@ -173,16 +213,20 @@ pub enum Pooling {
 }
 
 impl Pooling {
+    /// llama.cpp's number for models that give scores, and no vectors: rerankers.
+    pub const RANK: u64 = sys::LLAMA_POOLING_TYPE_RANK as u64;
+
     /// The pooling with llama.cpp's number, as files have it; `None` for the others.
     #[must_use]
     pub fn from_number(number: u64) -> Option<Self> {
-        [Pooling::Mean, Pooling::Cls, Pooling::Last]
+        [Pooling::None, Pooling::Mean, Pooling::Cls, Pooling::Last]
             .into_iter()
             .find(|pooling| u64::try_from(pooling.raw()) == Ok(number))
     }
 
     pub(super) const fn raw(self) -> sys::llama_pooling_type {
         match self {
+            Pooling::None => sys::LLAMA_POOLING_TYPE_NONE,
             Pooling::Mean => sys::LLAMA_POOLING_TYPE_MEAN,
             Pooling::Cls => sys::LLAMA_POOLING_TYPE_CLS,
             Pooling::Last => sys::LLAMA_POOLING_TYPE_LAST,
@@ -195,10 +239,14 @@ impl FromStr for Pooling {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
+            "none" => Ok(Pooling::None),
             "mean" => Ok(Pooling::Mean),
             "cls" => Ok(Pooling::Cls),
             "last" => Ok(Pooling::Last),
-            _ => Err("it is mean, cls or last".to_owned()),
+            "rank" => {
+                Err("it gives scores in place of vectors; rerankers are not supported".to_owned())
+            }
+            _ => Err("it is none, mean, cls or last".to_owned()),
         }
     }
 }

@@ -235,7 +235,7 @@ impl Model {
         match self.vocab_kind() {
             VocabKind::None => return Err(TokenizeError::NoVocabulary),
             VocabKind::Bpe if text.len() > CALLERS_STACK_TEXT_BYTES => {}
-            _ => return self.tokenize_here(text, add_special, parse_special),
+            _ => return self.tokenize_here(text.as_bytes(), add_special, parse_special),
         }
         // For many BPE models llama.cpp splits the text with std::regex, which recurses for each character
         // of a word and ends the process where the stack ends. Pages that are not reached cost nothing.
@@ -245,7 +245,7 @@ impl Model {
             std::thread::Builder::new()
                 .stack_size(stack_bytes)
                 .spawn_scoped(scope, || {
-                    self.tokenize_here(text, add_special, parse_special)
+                    self.tokenize_here(text.as_bytes(), add_special, parse_special)
                 })
                 .map_err(|source| TokenizeError::Stack {
                     n_bytes: text.len(),
@@ -257,9 +257,70 @@ impl Model {
         })
     }
 
+    /// Tokenizes what need not be whole characters, such as the end of a text. Not for long ones: see
+    /// [`Model::tokenize`].
+    ///
+    /// # Errors
+    /// See [`TokenizeError`].
+    pub fn tokenize_bytes(
+        &self,
+        text: &[u8],
+        add_special: bool,
+        parse_special: bool,
+    ) -> Result<Vec<TokenId>, TokenizeError> {
+        if self.vocab_kind() == VocabKind::None {
+            return Err(TokenizeError::NoVocabulary);
+        }
+        if text.len() > CALLERS_STACK_TEXT_BYTES {
+            return Err(TokenizeError::TooLong {
+                n_bytes: text.len(),
+            });
+        }
+        self.tokenize_here(text, add_special, parse_special)
+    }
+
+    /// The bytes of a text of these tokens, as llama.cpp writes it: without the space that some vocabularies
+    /// put in front of each text. Control tokens are written where `special`.
+    #[must_use]
+    pub fn detokenize(&self, tokens: &[TokenId], special: bool) -> Vec<u8> {
+        let Ok(n_tokens) = i32::try_from(tokens.len()) else {
+            return Vec::new();
+        };
+        if !tokens.iter().all(|&token| self.known(token)) {
+            return Vec::new();
+        }
+        let mut text = vec![0u8; 64];
+        loop {
+            let capacity = i32::try_from(text.len()).unwrap_or(i32::MAX);
+            // SAFETY: the tokens exist, the vocabulary is not of type "none", and llama.cpp writes at most
+            // `capacity` bytes.
+            let n = unsafe {
+                sys::llama_detokenize(
+                    self.vocab.as_ptr(),
+                    tokens.as_ptr(),
+                    n_tokens,
+                    text.as_mut_ptr().cast(),
+                    capacity,
+                    false,
+                    special,
+                )
+            };
+            if let Ok(n) = usize::try_from(n) {
+                text.truncate(n);
+                return text;
+            }
+            // Too small: the negative number is the size needed.
+            let needed = n.unsigned_abs() as usize;
+            if needed <= text.len() {
+                return Vec::new();
+            }
+            text.resize(needed, 0);
+        }
+    }
+
     fn tokenize_here(
         &self,
-        text: &str,
+        text: &[u8],
         add_special: bool,
         parse_special: bool,
     ) -> Result<Vec<TokenId>, TokenizeError> {

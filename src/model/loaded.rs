@@ -240,6 +240,11 @@ impl Model {
                 path: self.file.path().to_owned(),
             });
         }
+        if params.pooling.is_none() && self.file.is_reranker() {
+            return Err(Error::Reranker {
+                path: self.file.path().to_owned(),
+            });
+        }
         let pooling = params.pooling.or_else(|| self.file.pooling());
         let n_ctx = params.n_ctx.max(1);
         let context = ContextParams {

@@ -8,7 +8,7 @@ mod store;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::BatchCosts;
-use crate::llama::{ContextParams, FlashAttention};
+use crate::llama::{ContextParams, FlashAttention, GpuLayers};
 use crate::repack::RepackChoice;
 
 pub use goal::{Goal, Speed};
@@ -33,8 +33,9 @@ pub struct Settings {
     /// Which weights are repacked.
     #[serde(with = "text")]
     pub repack: RepackChoice,
-    /// Layers on the GPU; `None` = as many as llama.cpp's default puts there.
-    pub n_gpu_layers: Option<u32>,
+    /// Layers on GPUs.
+    #[serde(with = "text")]
+    pub n_gpu_layers: GpuLayers,
     /// What short batches cost.
     pub batch_costs: BatchCosts,
 }

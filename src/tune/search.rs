@@ -14,8 +14,8 @@ use crate::bench::{Test, batch_times};
 use crate::engine::{BatchCosts, EngineError};
 use crate::error::{Error, Kind};
 use crate::llama::{
-    self, CacheType, Context, ContextParams, DecodeError, FlashAttention, LoadParams, MAX_THREADS,
-    Model,
+    self, CacheType, Context, ContextParams, DecodeError, FlashAttention, GpuLayers, LoadParams,
+    MAX_THREADS, Model,
 };
 use crate::model::ModelFile;
 use crate::repack::{RepackChoice, repackable};
@@ -98,7 +98,7 @@ impl Search<'_> {
             n_ubatch: ContextParams::default().n_ubatch,
             flash_attention: FlashAttention::Auto,
             repack: RepackChoice::Auto,
-            n_gpu_layers: None,
+            n_gpu_layers: GpuLayers::Auto,
             batch_costs: batch_costs(self.file.headers(), backend),
         };
         let mut model = self.load(&settings)?;
@@ -108,7 +108,10 @@ impl Search<'_> {
         }
         let has_gpu = llama::devices(backend).iter().any(|d| d.is_gpu);
         let changes: Vec<Change> = if has_gpu {
-            vec![Change::GpuLayers(None), Change::GpuLayers(Some(0))]
+            vec![
+                Change::GpuLayers(GpuLayers::Auto),
+                Change::GpuLayers(GpuLayers::Count(0)),
+            ]
         } else {
             let choices = repack_choices(self.file.headers(), backend);
             choices.into_iter().map(Change::Repack).collect()
@@ -127,13 +130,13 @@ impl Search<'_> {
 
     fn load(&self, settings: &Settings) -> Result<Arc<Model>, Error> {
         let backend = llama::backend()?;
-        let on_gpu =
-            settings.n_gpu_layers != Some(0) && llama::devices(backend).iter().any(|d| d.is_gpu);
+        let context = settings.context(self.file.resolve_n_ctx(None));
+        let offload = self.file.offload(settings.n_gpu_layers, &context)?;
         let params = LoadParams {
-            n_gpu_layers: settings.n_gpu_layers,
+            n_gpu_layers: offload.n_layers,
             repack: settings
                 .repack
-                .resolve(self.file.headers(), backend, on_gpu)?,
+                .resolve(self.file.headers(), backend, offload.is_any())?,
             ..LoadParams::default()
         };
         let stop = Arc::clone(&self.stop);
@@ -347,7 +350,7 @@ impl Search<'_> {
 
 enum Change {
     Repack(RepackChoice),
-    GpuLayers(Option<u32>),
+    GpuLayers(GpuLayers),
 }
 
 impl Change {
@@ -363,8 +366,7 @@ impl Change {
     fn name(&self) -> String {
         match self {
             Change::Repack(choice) => format!("--repack {choice}"),
-            Change::GpuLayers(None) => "-ngl, as many as fit".to_owned(),
-            Change::GpuLayers(Some(n)) => format!("-ngl {n}"),
+            Change::GpuLayers(layers) => format!("-ngl {layers}"),
         }
     }
 }

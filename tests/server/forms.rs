@@ -137,4 +137,24 @@ fn penalties_keep_an_answer_from_repeating_itself() {
         repeats(json!({"presence_penalty": 2.0, "repeat_last_n": 64})) < free,
         "{free}"
     );
+    // Each token is a repetition of at least no tokens.
+    let dry = json!({"dry_multiplier": 50.0, "dry_base": 1.0, "dry_allowed_length": 0,
+        "dry_penalty_last_n": 64, "dry_sequence_breakers": []});
+    assert!(repeats(dry) < free, "{free}");
+    for (field, value) in [
+        ("dry_sequence_breakers", json!("\n")),
+        ("dry_sequence_breakers", json!(vec!["a"; 65])),
+    ] {
+        server.post(CHAT, &asked("x", json!({field: value}))).fails(
+            400,
+            "invalid_value",
+            Some(field),
+        );
+    }
+    server
+        .post(
+            CHAT,
+            &asked("x", json!({"dry_sequence_breakers": ["a", ""]})),
+        )
+        .fails(400, "invalid_value", Some("dry_sequence_breakers[1]"));
 }

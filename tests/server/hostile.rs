@@ -83,6 +83,8 @@ fn a_million_stop_strings_and_every_number_out_of_range_are_refused_quickly() {
         "top_logprobs",
         "top_k",
         "repeat_last_n",
+        "dry_allowed_length",
+        "dry_penalty_last_n",
     ] {
         for number in numbers {
             let body = format!(
@@ -97,7 +99,14 @@ fn a_million_stop_strings_and_every_number_out_of_range_are_refused_quickly() {
             );
         }
     }
-    for field in ["temperature", "top_p", "min_p", "repeat_penalty"] {
+    for field in [
+        "temperature",
+        "top_p",
+        "min_p",
+        "repeat_penalty",
+        "dry_multiplier",
+        "dry_base",
+    ] {
         for number in ["-1", "1e308", "101"] {
             let body = format!(
                 "{{\"messages\": [{{\"role\": \"user\", \"content\": \"x\"}}], \"{field}\": {number}}}"

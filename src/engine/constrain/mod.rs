@@ -152,7 +152,8 @@ impl Compiler {
             Constraint::Regex(regex) => TopLevelGrammar::from_regex(regex),
             Constraint::Lark(lark) => TopLevelGrammar::from_lark(lark.clone()),
             Constraint::Gbnf(gbnf) => {
-                TopLevelGrammar::from_lark(gbnf::Grammar::parse(gbnf)?.to_lark()?)
+                let grammar = gbnf::Grammar::parse(gbnf, &*self.vocabulary)?;
+                TopLevelGrammar::from_lark(grammar.to_lark()?)
             }
         };
         let matcher = llguidance::Matcher::new(self.factory.create_parser(grammar));

@@ -1,12 +1,16 @@
 //! Choosing the next token, with llama.cpp's samplers in llama.cpp's order.
 
+mod dry;
 mod params;
+
+use std::sync::Arc;
 
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 
+pub use dry::{Breakers, Dry, KnownBreakers, MAX_BREAKER_BYTES, MAX_BREAKERS};
 pub use params::{MAX_LOGIT_BIAS, Mirostat, SamplingError, SamplingParams};
 
 use super::constrain::{ConstraintError, Matcher};
@@ -37,6 +41,8 @@ pub enum NoChoice {
 
 /// The samplers' state for one answer.
 pub struct Sampler {
+    penalties: Option<LlamaSampler>,
+    dry: Option<Dry>,
     chain: LlamaSampler,
     candidates: LlamaTokenDataArray,
     remembered: usize,
@@ -54,10 +60,16 @@ impl std::fmt::Debug for Sampler {
 }
 
 impl Sampler {
-    /// Samplers for a vocabulary of `n_vocab` tokens, in llama.cpp's order: biases, penalties, top-n-sigma,
+    /// Samplers for a vocabulary of `n_vocab` tokens, in llama.cpp's order: biases, penalties, DRY, top-n-sigma,
     /// top-k, typical, top-p, min-p, XTC, temperature, then the choice. A constraint comes before them all.
+    /// `breakers` are those of DRY, where [`SamplingParams::uses_dry`].
     #[must_use]
-    pub fn new(params: &SamplingParams, n_vocab: usize, constraint: Option<Matcher>) -> Self {
+    pub fn new(
+        params: &SamplingParams,
+        n_vocab: usize,
+        constraint: Option<Matcher>,
+        breakers: Arc<Breakers>,
+    ) -> Self {
         let penalized = params.repeat_last_n > 0
             && (params.repeat_penalty != 1.0
                 || params.presence_penalty != 0.0
@@ -73,7 +85,17 @@ impl Sampler {
             }
         }
         Sampler {
-            chain: chain(params, n_vocab, penalized),
+            penalties: penalized.then(|| {
+                LlamaSampler::penalties(
+                    i32::try_from(n_vocab).unwrap_or(i32::MAX),
+                    params.repeat_last_n,
+                    params.repeat_penalty,
+                    params.frequency_penalty,
+                    params.presence_penalty,
+                )
+            }),
+            dry: Dry::new(params, breakers),
+            chain: chain(params, n_vocab),
             candidates: LlamaTokenDataArray::new(Vec::new(), false),
             remembered: if penalized {
                 usize::try_from(params.repeat_last_n).unwrap_or(0)
@@ -87,9 +109,17 @@ impl Sampler {
 
     /// Makes the penalties remember the end of the prompt.
     pub fn remember(&mut self, prompt: &[TokenId]) {
-        let from = prompt.len().saturating_sub(self.remembered);
-        for &token in &prompt[from..] {
-            self.chain.accept(LlamaToken(token));
+        if let Some(penalties) = &mut self.penalties {
+            let from = prompt.len().saturating_sub(self.remembered);
+            for &token in &prompt[from..] {
+                penalties.accept(LlamaToken(token));
+            }
+        }
+        if let Some(dry) = &mut self.dry {
+            let from = prompt.len().saturating_sub(dry.last_n());
+            for &token in &prompt[from..] {
+                dry.accept(token);
+            }
         }
     }
 
@@ -132,11 +162,31 @@ impl Sampler {
                 None => Err(NoChoice::NotANumber),
             };
         }
+        if let Some(penalties) = &mut self.penalties {
+            penalties.apply(&mut self.candidates);
+        }
+        if let Some(dry) = &mut self.dry {
+            let penalties = dry.penalties();
+            if !penalties.is_empty() {
+                for candidate in &mut self.candidates.data {
+                    if let Some(penalty) = penalties.get(&candidate.id().0) {
+                        candidate.set_logit(candidate.logit() - penalty);
+                    }
+                }
+                self.candidates.sorted = false;
+            }
+        }
         self.chain.apply(&mut self.candidates);
         let LlamaToken(token) = self
             .candidates
             .selected_token()
             .ok_or(NoChoice::NotANumber)?;
+        if let Some(penalties) = &mut self.penalties {
+            penalties.accept(LlamaToken(token));
+        }
+        if let Some(dry) = &mut self.dry {
+            dry.accept(token);
+        }
         self.chain.accept(LlamaToken(token));
         Ok(Choice::Token(token))
     }
@@ -158,18 +208,10 @@ impl Sampler {
     }
 }
 
-fn chain(params: &SamplingParams, n_vocab: usize, penalized: bool) -> LlamaSampler {
+/// All that comes after the penalties.
+fn chain(params: &SamplingParams, n_vocab: usize) -> LlamaSampler {
     let n_vocab = i32::try_from(n_vocab).unwrap_or(i32::MAX);
     let mut chain = Vec::new();
-    if penalized {
-        chain.push(LlamaSampler::penalties(
-            n_vocab,
-            params.repeat_last_n,
-            params.repeat_penalty,
-            params.frequency_penalty,
-            params.presence_penalty,
-        ));
-    }
     let (seed, tau, eta) = (params.seed, params.mirostat_tau, params.mirostat_eta);
     if params.temp <= GREEDY_TEMP {
         chain.push(LlamaSampler::greedy());

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use yi_gguf::{Metadata, Value};
 
+use super::dry::{MAX_BREAKER_BYTES, MAX_BREAKERS};
 use crate::llama::TokenId;
 
 /// How to choose tokens. Each sampler is llama.cpp's; 0 or 1, as stated, turns it off.
@@ -36,7 +37,19 @@ pub struct SamplingParams {
     pub frequency_penalty: f32,
     /// How many tokens "lately" is.
     pub repeat_last_n: i32,
-    /// Keeps the surprise of each token near a target. Then only temperature and penalties count besides.
+    /// DRY: what is taken from the logit of a token that would go on with a repetition, times a power of the
+    /// base; 0 = off.
+    pub dry_multiplier: f32,
+    /// The base: the power grows by one for each token that a repetition is longer than allowed.
+    pub dry_base: f32,
+    /// Repetitions of fewer tokens are left alone.
+    pub dry_allowed_length: i32,
+    /// How many tokens are searched for repetitions; 0 = off.
+    pub dry_penalty_last_n: i32,
+    /// Texts that no repetition reaches over.
+    pub dry_sequence_breakers: Vec<String>,
+    /// Keeps the surprise of each token near a target. Then only temperature and penalties, DRY's too, count
+    /// besides.
     pub mirostat: Mirostat,
     /// Mirostat's target: the surprise of a token, in bits.
     pub mirostat_tau: f32,
@@ -91,6 +104,11 @@ impl Default for SamplingParams {
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             repeat_last_n: 64,
+            dry_multiplier: 0.0,
+            dry_base: 1.75,
+            dry_allowed_length: 2,
+            dry_penalty_last_n: 64,
+            dry_sequence_breakers: ["\n", ":", "\"", "*"].map(str::to_owned).to_vec(),
             mirostat: Mirostat::Off,
             mirostat_tau: 5.0,
             mirostat_eta: 0.1,
@@ -152,6 +170,12 @@ impl SamplingParams {
         set(&mut params.mirostat_tau, float("mirostat_tau")?);
         set(&mut params.mirostat_eta, float("mirostat_eta")?);
         Ok(params)
+    }
+
+    /// Whether DRY does anything.
+    #[must_use]
+    pub fn uses_dry(&self) -> bool {
+        self.dry_multiplier != 0.0 && self.dry_base >= 1.0 && self.dry_penalty_last_n > 0
     }
 
     /// Checks the ranges.
@@ -243,6 +267,36 @@ impl SamplingParams {
                 "it must be from 0 (off) to 1048576",
             ),
             (
+                "dry-multiplier",
+                self.dry_multiplier,
+                from_0(self.dry_multiplier),
+                "it must be 0 (off) or more",
+            ),
+            (
+                "dry-base",
+                self.dry_base,
+                self.dry_base.is_finite() && self.dry_base >= 1.0,
+                "it must be 1 or more",
+            ),
+            (
+                "dry-allowed-length",
+                self.dry_allowed_length as f32,
+                self.dry_allowed_length >= 0,
+                "it must be 0 or more",
+            ),
+            (
+                "dry-penalty-last-n",
+                self.dry_penalty_last_n as f32,
+                (0..=MAX_REPEAT_LAST_N).contains(&self.dry_penalty_last_n),
+                "it must be from 0 (off) to 1048576",
+            ),
+            (
+                "dry-sequence-breaker",
+                self.dry_sequence_breakers.len() as f32,
+                self.dry_sequence_breakers.len() <= MAX_BREAKERS,
+                "there may be 64 at most",
+            ),
+            (
                 "mirostat-ent",
                 self.mirostat_tau,
                 above_0(self.mirostat_tau),
@@ -271,7 +325,16 @@ impl SamplingParams {
                 "it must be a number, or -inf to forbid the token",
             )
         });
-        match rules.into_iter().chain(biases).find(|rule| !rule.2) {
+        let breakers = self.dry_sequence_breakers.iter().map(|text| {
+            (
+                "dry-sequence-breaker",
+                text.len() as f32,
+                (1..=MAX_BREAKER_BYTES).contains(&text.len()),
+                "its length must be from 1 to 40 bytes",
+            )
+        });
+        let rules = rules.into_iter().chain(biases).chain(breakers);
+        match rules.into_iter().find(|rule| !rule.2) {
             Some((name, value, _, expected)) => Err(SamplingError {
                 name,
                 value,

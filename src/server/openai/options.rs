@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::engine::sample::{MAX_LOGIT_BIAS, SamplingParams};
+use crate::engine::sample::{MAX_BREAKER_BYTES, MAX_BREAKERS, MAX_LOGIT_BIAS, SamplingParams};
 use crate::engine::{Constraint, Limits, MAX_STOP_STRINGS, Request};
 use crate::llama::TokenId;
 use crate::server::api_error::ApiError;
@@ -61,6 +61,7 @@ impl Options {
             &mut sampling.typical_p,
             fields.number("typical_p", 0.0..=1.0)?,
         );
+        dry(fields, &mut sampling)?;
         sampling.logit_bias = logit_bias(fields, model)?;
         sampling.seed = match fields.whole("seed", i64::MIN..=i64::MAX)? {
             // llama.cpp takes the largest number of 32 bits for "choose one".
@@ -111,6 +112,41 @@ impl Options {
         namespace.clone_into(&mut request.namespace);
         request
     }
+}
+
+/// DRY, by llama-server's names.
+fn dry(fields: &mut Fields, sampling: &mut SamplingParams) -> Result<(), ApiError> {
+    let set = |field: &mut f32, value: Option<f32>| *field = value.unwrap_or(*field);
+    let multiplier = fields.number("dry_multiplier", 0.0..=100.0)?;
+    set(&mut sampling.dry_multiplier, multiplier);
+    set(
+        &mut sampling.dry_base,
+        fields.number("dry_base", 1.0..=100.0)?,
+    );
+    for (name, field) in [
+        ("dry_allowed_length", &mut sampling.dry_allowed_length),
+        ("dry_penalty_last_n", &mut sampling.dry_penalty_last_n),
+    ] {
+        if let Some(n) = fields.whole(name, 0..=1 << 20)? {
+            *field = i32::try_from(n).unwrap_or(*field);
+        }
+    }
+    if let Some(texts) = fields.array("dry_sequence_breakers")? {
+        let path = fields.path("dry_sequence_breakers");
+        if texts.len() > MAX_BREAKERS {
+            let n = texts.len();
+            let message = format!("{path} has {n} strings; at most {MAX_BREAKERS} are accepted");
+            return Err(ApiError::invalid(path, message));
+        }
+        let expected = format!("a string of 1 to {MAX_BREAKER_BYTES} bytes");
+        let text = |(i, text)| match text {
+            Value::String(text) if (1..=MAX_BREAKER_BYTES).contains(&text.len()) => Ok(text),
+            other => Err(wrong(&format!("{path}[{i}]"), &other, &expected)),
+        };
+        let texts = texts.into_iter().enumerate().map(text);
+        sampling.dry_sequence_breakers = texts.collect::<Result<_, _>>()?;
+    }
+    Ok(())
 }
 
 /// Numbers that are added to tokens' logits, by the tokens' ids.

@@ -1,69 +1,20 @@
-//! GBNF, llama.cpp's way to write grammars, for llguidance.
-//!
-//! llama.cpp's own parser ends the process on some inputs and follows all derivations of each token, without
-//! a limit. Here the text is parsed with limits and translated: a grammar without recursion becomes one
-//! regular expression, which is exact and fast; the others become rules over single characters, so that no
-//! choice of where a word ends is made too early.
+//! Reading a grammar's text.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
+
+use super::{GbnfError, Grammar, Node, Rule, Tokens};
 
 /// How deep groups may be nested in each other.
 const MAX_DEPTH: usize = 100;
 /// The most that a repetition may ask for, as in llama.cpp; a larger upper bound is none, as there.
 const MAX_REPEAT: u32 = 2000;
-/// The longest regular expression that rules are written out to.
-const MAX_REGEX_BYTES: usize = 200_000;
-/// regex-syntax's own limit on nested groups is 250.
-const MAX_REGEX_DEPTH: usize = 200;
-
-/// What is wrong with a grammar.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {problem}")]
-pub struct GbnfError {
-    /// The line, from 1.
-    pub line: usize,
-    /// What is wrong there.
-    pub problem: String,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum Node {
-    /// One of these characters.
-    Class {
-        ranges: Vec<(char, char)>,
-        negated: bool,
-    },
-    Sequence(Vec<Node>),
-    Choice(Vec<Node>),
-    Repeat {
-        node: Box<Node>,
-        min: u32,
-        max: Option<u32>,
-    },
-    Rule(usize),
-}
-
-#[derive(Debug)]
-struct Rule {
-    name: String,
-    /// Where it is first mentioned.
-    line: usize,
-    body: Option<Node>,
-}
-
-/// A grammar whose rules are all there.
-#[derive(Debug)]
-pub struct Grammar {
-    rules: Vec<Rule>,
-    root: usize,
-}
 
 impl Grammar {
     /// Reads a grammar.
-    pub fn parse(text: &str) -> Result<Self, GbnfError> {
+    pub fn parse(text: &str, tokens: &dyn Tokens) -> Result<Self, GbnfError> {
         let mut parser = Parser {
             text,
+            tokens,
             at: 0,
             rules: Vec::new(),
             by_name: HashMap::new(),
@@ -88,170 +39,11 @@ impl Grammar {
             root,
         })
     }
-
-    /// The same grammar for llguidance.
-    pub fn to_lark(&self) -> Result<String, GbnfError> {
-        if let Some(regex) = self.to_regex() {
-            return Ok(format!("start: /{regex}/\n"));
-        }
-        let mut lark = Lark {
-            n_groups: 0,
-            text: format!("start: r{}\n", self.root),
-        };
-        for (i, rule) in self.rules.iter().enumerate() {
-            let body = rule.body.as_ref().expect("`parse` has checked it");
-            let body = lark.choice(body);
-            let _ = writeln!(lark.text, "r{i}: {body}");
-        }
-        Ok(lark.text)
-    }
-
-    /// One regular expression; `None` where a rule leads back to itself, or it becomes too long.
-    fn to_regex(&self) -> Option<String> {
-        let mut writer = RegexWriter {
-            grammar: self,
-            open: vec![false; self.rules.len()],
-            regex: String::new(),
-        };
-        writer.write(&Node::Rule(self.root), 0)?;
-        Some(writer.regex)
-    }
-}
-
-struct RegexWriter<'a> {
-    grammar: &'a Grammar,
-    /// The rules that are being written.
-    open: Vec<bool>,
-    regex: String,
-}
-
-impl RegexWriter<'_> {
-    fn write(&mut self, node: &Node, depth: usize) -> Option<()> {
-        if depth > MAX_REGEX_DEPTH || self.regex.len() > MAX_REGEX_BYTES {
-            return None;
-        }
-        match node {
-            Node::Class { ranges, negated } => write_class(ranges, *negated, &mut self.regex),
-            Node::Sequence(parts) => {
-                for part in parts {
-                    self.write(part, depth)?;
-                }
-            }
-            Node::Choice(parts) => {
-                self.regex.push_str("(?:");
-                for (i, part) in parts.iter().enumerate() {
-                    if i > 0 {
-                        self.regex.push('|');
-                    }
-                    self.write(part, depth + 1)?;
-                }
-                self.regex.push(')');
-            }
-            Node::Repeat { node, min, max } => {
-                self.regex.push_str("(?:");
-                self.write(node, depth + 1)?;
-                self.regex.push(')');
-                write_repeat(*min, *max, &mut self.regex);
-            }
-            Node::Rule(rule) => {
-                if std::mem::replace(&mut self.open[*rule], true) {
-                    return None;
-                }
-                let grammar = self.grammar;
-                let body = grammar.rules[*rule].body.as_ref()?;
-                self.regex.push_str("(?:");
-                self.write(body, depth + 1)?;
-                self.regex.push(')');
-                self.open[*rule] = false;
-            }
-        }
-        Some(())
-    }
-}
-
-/// Writes rules; groups become rules of their own.
-struct Lark {
-    n_groups: usize,
-    text: String,
-}
-
-impl Lark {
-    fn choice(&mut self, node: &Node) -> String {
-        match node {
-            Node::Choice(parts) => {
-                let parts: Vec<String> = parts.iter().map(|part| self.sequence(part)).collect();
-                parts.join(" | ")
-            }
-            other => self.sequence(other),
-        }
-    }
-
-    fn sequence(&mut self, node: &Node) -> String {
-        match node {
-            Node::Sequence(parts) => {
-                let parts: Vec<String> = parts.iter().map(|part| self.item(part)).collect();
-                parts.join(" ")
-            }
-            other => self.item(other),
-        }
-    }
-
-    fn item(&mut self, node: &Node) -> String {
-        match node {
-            Node::Class { ranges, negated } => {
-                let mut regex = String::from("/");
-                write_class(ranges, *negated, &mut regex);
-                regex.push('/');
-                regex
-            }
-            Node::Rule(rule) => format!("r{rule}"),
-            // llguidance refuses a repetition of nothing.
-            Node::Repeat { max: Some(0), .. } => self.group(&Node::Sequence(Vec::new())),
-            Node::Repeat { node, min, max } => {
-                let mut item = match **node {
-                    Node::Class { .. } | Node::Rule(_) => self.item(node),
-                    _ => self.group(node),
-                };
-                write_repeat(*min, *max, &mut item);
-                item
-            }
-            other => self.group(other),
-        }
-    }
-
-    fn group(&mut self, node: &Node) -> String {
-        let body = self.choice(node);
-        let name = format!("g{}", self.n_groups);
-        self.n_groups += 1;
-        let _ = writeln!(self.text, "{name}: {body}");
-        name
-    }
-}
-
-fn write_repeat(min: u32, max: Option<u32>, text: &mut String) {
-    let _ = match (min, max) {
-        (0, None) => write!(text, "*"),
-        (1, None) => write!(text, "+"),
-        (0, Some(1)) => write!(text, "?"),
-        (min, None) => write!(text, "{{{min},}}"),
-        (min, Some(max)) => write!(text, "{{{min},{max}}}"),
-    };
-}
-
-/// All characters by their numbers: nothing needs an escape that way.
-fn write_class(ranges: &[(char, char)], negated: bool, text: &mut String) {
-    text.push_str(if negated { "[^" } else { "[" });
-    for &(first, last) in ranges {
-        let _ = write!(text, "\\x{{{:X}}}", u32::from(first));
-        if last != first {
-            let _ = write!(text, "-\\x{{{:X}}}", u32::from(last));
-        }
-    }
-    text.push(']');
 }
 
 struct Parser<'a> {
     text: &'a str,
+    tokens: &'a dyn Tokens,
     at: usize,
     rules: Vec<Rule>,
     by_name: HashMap<&'a str, usize>,
@@ -395,9 +187,7 @@ impl<'a> Parser<'a> {
                         max,
                     });
                 }
-                '<' | '!' => {
-                    return Err(self.error("tokens in place of characters are not supported"));
-                }
+                '<' | '!' => parts.push(self.token()?),
                 _ => match self.name() {
                     Some(name) => {
                         let rule = self.index_of(name);
@@ -412,6 +202,60 @@ impl<'a> Parser<'a> {
             1 => parts.remove(0),
             _ => Node::Sequence(parts),
         })
+    }
+
+    /// A token: `<text>` as it is spelled, `<[number]>`; after `!` any other one.
+    fn token(&mut self) -> Result<Node, GbnfError> {
+        let negated = self.take("!");
+        let start = self.at;
+        if !self.take("<") {
+            return Err(self.expected("\"<\" and a token"));
+        }
+        let token = if self.take("[") {
+            let number = self.number()?.ok_or_else(|| self.expected("a number"))?;
+            if !self.take("]>") {
+                return Err(self.expected("\"]>\""));
+            }
+            number
+        } else {
+            let end = self.rest().find('>');
+            let end = end.ok_or_else(|| self.error("a token has no closing \">\""))?;
+            let spelling = &self.text[start..=self.at + end];
+            self.at += end + 1;
+            let token = self.tokens.spelled(spelling);
+            token.ok_or_else(|| {
+                self.error(format!("{spelling} is no single token of the vocabulary"))
+            })?
+        };
+        let spelling = &self.text[start..self.at];
+        let n_tokens = self.tokens.n_tokens();
+        if token >= n_tokens {
+            return Err(self.error(format!(
+                "there is no token {spelling}: the vocabulary has {n_tokens}"
+            )));
+        }
+        let named = self.tokens.representative(token);
+        if negated {
+            let others = |&token: &u32| {
+                self.tokens.representative(token) != named
+                    && !self.tokens.is_end(token)
+                    && !self.tokens.is_silent(token)
+            };
+            let ranges = ranges((0..n_tokens).filter(others));
+            if ranges.is_empty() {
+                return Err(self.error(format!("there is no token but {spelling}")));
+            }
+            return Ok(Node::Tokens(ranges));
+        }
+        if self.tokens.is_end(token) {
+            return Err(self.error(format!(
+                "{spelling} ends an answer; leave it out: an answer ends where its grammar does"
+            )));
+        }
+        if self.tokens.is_silent(named) {
+            return Err(self.error(format!("the token {spelling} is no text")));
+        }
+        Ok(Node::Tokens(vec![(named, named)]))
     }
 
     fn literal(&mut self) -> Result<Node, GbnfError> {
@@ -533,6 +377,18 @@ impl<'a> Parser<'a> {
         let too_large = |_| self.error(format!("{} is too large a number", &rest[..end]));
         rest[..end].parse().map(Some).map_err(too_large)
     }
+}
+
+/// Ascending numbers as ranges.
+fn ranges(numbers: impl Iterator<Item = u32>) -> Vec<(u32, u32)> {
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    ranges
 }
 
 fn any() -> Node {
