@@ -433,7 +433,8 @@ impl Scheduler {
             return;
         }
         let n_left = self.context.n_batch() - generating.len();
-        let n_prefill = if generating.is_empty() {
+        // Those who generate with other models of this process wait for a turn between two batches.
+        let n_prefill = if generating.is_empty() && !self.context.is_contended() {
             n_left
         } else {
             n_left.min(self.n_prefill)

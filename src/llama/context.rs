@@ -12,7 +12,7 @@ use llama_cpp_sys_2 as sys;
 use super::threadpool::ThreadPool;
 use super::{
     Adapter, Batch, CacheType, FlashAttention, MAX_THREADS, Model, Pooling, RopeParams, TokenId,
-    log,
+    log, turns,
 };
 
 /// How to make a context.
@@ -44,6 +44,10 @@ pub struct ContextParams {
     pub can_save: bool,
     /// `Some` makes a context that computes a vector for each sequence, and no logits.
     pub pooling: Option<Pooling>,
+    /// Other contexts of this process compute, too. Then threads wait asleep for the next computation: awake it comes
+    /// quicker, but they are in the way of the others'. And long computations leave turns to the others, see
+    /// [`Context::is_contended`].
+    pub shares_processors: bool,
 }
 
 impl Default for ContextParams {
@@ -62,6 +66,7 @@ impl Default for ContextParams {
             adapters: Vec::new(),
             can_save: false,
             pooling: None,
+            shares_processors: false,
         }
     }
 }
@@ -209,6 +214,9 @@ pub struct Context {
     // Dropped by hand first, since it uses the threads.
     context: NonNull<sys::llama_context>,
     _threads: Threads,
+    n_threads: usize,
+    n_threads_batch: usize,
+    shares_processors: bool,
     model: Arc<Model>,
     stop: Arc<AtomicBool>,
     /// Which tokens of the last computed batch have logits.
@@ -300,7 +308,7 @@ impl Context {
             });
         };
         set_adapters(context, &params.adapters);
-        let threads = Threads::new(params.n_threads, params.n_threads_batch);
+        let threads = Threads::new(params);
         threads.attach(context);
         // SAFETY: the context is alive.
         let (n_batch, n_ubatch) = unsafe {
@@ -314,6 +322,9 @@ impl Context {
         Ok(Context {
             context,
             _threads: threads,
+            n_threads: params.n_threads,
+            n_threads_batch: params.n_threads_batch,
+            shares_processors: params.shares_processors,
             model,
             stop,
             outputs: Vec::new(),
@@ -357,7 +368,14 @@ impl Context {
         self.n_seq_max as usize
     }
 
-    /// Computes a batch; afterwards [`Context::logits`] gives the outputs it asked for.
+    /// Whether another context with which it shares the processors computes at this moment, or waits for its turn,
+    /// and there are not enough of them for both.
+    #[must_use]
+    pub fn is_contended(&self) -> bool {
+        self.shares_processors && turns::is_contended(self.n_threads_batch)
+    }
+
+    /// Computes a batch, when it is its turn; afterwards [`Context::logits`] gives the outputs it asked for.
     ///
     /// # Errors
     /// See [`DecodeError`]. After an error the context may hold a part of the batch: cut it back with
@@ -402,6 +420,11 @@ impl Context {
             seq_id: sequence_lists.as_mut_ptr(),
             logits: outputs.as_mut_ptr(),
         };
+        let _turn = turns::take(if n_tokens == 1 {
+            self.n_threads
+        } else {
+            self.n_threads_batch
+        });
         log::take_errors();
         // SAFETY: all arrays have n_tokens entries (n_tokens <= n_batch fits i32) and outlive the call;
         // tokens, positions and sequences are in range (`check`), one sequence per token.
@@ -666,13 +689,14 @@ struct Threads {
 }
 
 impl Threads {
-    fn new(n_threads: usize, n_threads_batch: usize) -> Self {
+    fn new(params: &ContextParams) -> Self {
+        let pool = |n_threads| ThreadPool::new(n_threads, !params.shares_processors);
         Threads {
-            single: ThreadPool::new(n_threads),
-            batch: if n_threads_batch == n_threads {
+            single: pool(params.n_threads),
+            batch: if params.n_threads_batch == params.n_threads {
                 None
             } else {
-                ThreadPool::new(n_threads_batch)
+                pool(params.n_threads_batch)
             },
         }
     }

@@ -17,13 +17,14 @@ mod rpc;
 mod settings;
 mod stream;
 mod threadpool;
+mod turns;
 mod vocab;
 
 pub use adapter::{Adapter, AdapterLoadError};
 pub use backend::{Backend, BackendError, Device, backend, devices, init_numa};
 pub use batch::Batch;
 pub use context::{Context, ContextError, ContextParams, DecodeError, all_logits};
-pub use fault::OnFault;
+pub use fault::{Claim, OnFault};
 pub use model::{LoadError, LoadParams, Model, Progress, Source};
 pub use repack::{Repack, can_repack};
 pub use rpc::{Endpoint, RpcError, add_workers, work};
