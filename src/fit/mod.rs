@@ -38,6 +38,18 @@ impl Memory {
         self.mapped.saturating_add(self.anonymous())
     }
 
+    /// Both together.
+    #[must_use]
+    pub fn plus(&self, other: &Memory) -> Memory {
+        Memory {
+            mapped: self.mapped.saturating_add(other.mapped),
+            resident: self.resident.saturating_add(other.resident),
+            kv_cache: self.kv_cache.saturating_add(other.kv_cache),
+            compute: self.compute.saturating_add(other.compute),
+            scratch: self.scratch.saturating_add(other.scratch),
+        }
+    }
+
     /// What the system cannot drop: more than there is ends the process.
     #[must_use]
     pub fn anonymous(&self) -> u64 {
