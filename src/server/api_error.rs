@@ -25,6 +25,9 @@ pub struct ApiError {
     retry_after_s: Option<u64>,
 }
 
+/// The code of what is refused because the audit log cannot be written.
+pub const AUDIT_FAILED: &str = "audit_failed";
+
 const INVALID: &str = "invalid_request_error";
 
 impl ApiError {

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::api_error::ApiError;
+use super::api_error::{AUDIT_FAILED, ApiError};
 use super::app::App;
 use super::metrics;
 use super::tokens::blocking;
@@ -38,7 +38,7 @@ pub async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError>
     app.check_open()?;
     if app.audit.as_ref().is_some_and(|audit| !audit.is_working()) {
         let message = "the audit log cannot be written";
-        return Err(ApiError::unavailable(message, "audit_failed", 60));
+        return Err(ApiError::unavailable(message, AUDIT_FAILED, 60));
     }
     live(State(app)).await
 }

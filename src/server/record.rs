@@ -13,7 +13,7 @@ use hyper::body::{Frame, SizeHint};
 use jiff::Timestamp;
 
 use super::access::limits::Running;
-use super::api_error::ApiError;
+use super::api_error::{AUDIT_FAILED, ApiError};
 use super::app::App;
 use super::audit::digest::Digests;
 use super::audit::{Audit, Entry, OnDisk, Tokens};
@@ -155,11 +155,14 @@ impl Finish {
     /// Follows a response to its last byte.
     pub fn follow(mut self, response: Response) -> Response {
         self.status = Some(response.status());
-        if let Some(error) = response.extensions().get::<ApiError>() {
+        let error = response.extensions().get::<ApiError>();
+        if let Some(error) = error {
             self.record.failed(error);
         }
         let audit = self.app.audit.as_ref();
-        let is_recorded = self.record.caller.get().is_some();
+        // That there can be no record is told without one.
+        let is_about_log = error.is_some_and(|error| error.code == Some(AUDIT_FAILED));
+        let is_recorded = self.record.caller.get().is_some() && !is_about_log;
         let is_synced = is_recorded && audit.is_some_and(Audit::is_synced);
         response.map(|inner| {
             if is_synced {

@@ -15,7 +15,7 @@ use axum::routing::{MethodRouter, get, post};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::access::{Caller, Scope};
-use super::api_error::ApiError;
+use super::api_error::{AUDIT_FAILED, ApiError};
 use super::app::{App, random_id};
 use super::generate::Asked;
 use super::openai::{chat, completions, models, responses};
@@ -199,7 +199,7 @@ impl Door {
         if app.audit.as_ref().is_some_and(|audit| !audit.is_working()) {
             return Err(ApiError::unavailable(
                 "the audit log cannot be written",
-                "audit_failed",
+                AUDIT_FAILED,
                 60,
             ));
         }
