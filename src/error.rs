@@ -141,6 +141,37 @@ pub enum Error {
         /// Bytes.
         free: u64,
     },
+    /// The model takes more than models may.
+    #[error(
+        "the model takes {} of memory: {} of weights, {} for the cache of {n_ctx} tokens, {} to compute; {} are for models",
+        gib(memory.total()), gib(memory.mapped.saturating_add(memory.resident)), gib(memory.kv_cache),
+        gib(memory.compute.saturating_add(memory.scratch)), gib(*.budget)
+    )]
+    MemoryBudget {
+        /// What it takes.
+        memory: Memory,
+        /// Tokens of the context.
+        n_ctx: u64,
+        /// Bytes.
+        budget: u64,
+    },
+    /// Models that cannot leave have what the model would need.
+    #[error(
+        "the model {id:?} takes {} of memory, and {n_used} models that stay have {}{}",
+        gib(*.needed), gib(*.used), budget_text(*.budget)
+    )]
+    NoRoom {
+        /// The model.
+        id: String,
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        used: u64,
+        /// Number of models.
+        n_used: usize,
+        /// Bytes for all models, where they are limited.
+        budget: Option<u64>,
+    },
     /// What a context takes cannot be told.
     #[error(
         "the file does not state the widths that its memory follows from, as recurrent models do not"
@@ -293,9 +324,19 @@ pub enum Error {
 /// What to do where weights are not used where they lie in the file.
 const REMAP_HINT: &str = "leave out --no-mmap, or use --repack off: weights in the mapped file need not all be in memory; `yi fit` shows what fits";
 
-/// Bytes for a person: `19.2 GiB`.
+/// Bytes for a person: `19.2 GiB`, or `3.4 MiB` of what is small.
 pub(crate) fn gib(bytes: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    if bytes > 0 && bytes < 100 * MIB {
+        return format!("{:.1} MiB", bytes as f64 / MIB as f64);
+    }
     format!("{:.1} GiB", bytes as f64 / f64::from(1u32 << 30))
+}
+
+fn budget_text(budget: Option<u64>) -> String {
+    budget.map_or_else(String::new, |bytes| {
+        format!("; {} are for models", gib(bytes))
+    })
 }
 
 impl Error {
@@ -336,7 +377,9 @@ impl Error {
             | Error::ContextMemory { .. }
             | Error::WeightsMemory { .. }
             | Error::GpuMemory { .. }
-            | Error::ModelMemory { .. } => Kind::Memory,
+            | Error::ModelMemory { .. }
+            | Error::MemoryBudget { .. }
+            | Error::NoRoom { .. } => Kind::Memory,
             Error::Template(TemplateError::Random(_)) => Kind::Internal,
             Error::Template(TemplateError::Refused { .. }) => Kind::Unsupported,
             Error::Template(TemplateError::Untraceable) => Kind::Unsupported,
@@ -380,6 +423,12 @@ impl Error {
             }
             Error::GpuMemory { .. } => {
                 "-ngl auto, the default, puts as many layers there as fit; a shorter context (-c) leaves room for more"
+            }
+            Error::MemoryBudget { .. } => {
+                "give models more with --memory-budget, or choose a shorter context with -c; `yi fit` shows what fits"
+            }
+            Error::NoRoom { .. } => {
+                "load fewer models at start, or give them more with --memory-budget and --models-max"
             }
             Error::WeightsMemory { .. } => REMAP_HINT,
             Error::ModelMemory { memory, .. } if memory.resident > memory.context() => REMAP_HINT,

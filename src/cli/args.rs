@@ -18,6 +18,15 @@ pub struct ModelArgs {
     /// The model, a GGUF file (of a split model the first part), or a name in the folder YI_MODELS
     #[arg(short, long, value_name = "FILE")]
     pub model: PathBuf,
+    #[command(flatten)]
+    pub load: LoadArgs,
+    #[command(flatten)]
+    pub shared: SharedArgs,
+}
+
+/// How a model is loaded and computed.
+#[derive(Debug, Clone, Args)]
+pub struct LoadArgs {
     /// Tokens that the context holds; 0 = as many as the model was trained with [default: 4096, or fewer
     /// if the model was trained with fewer]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(i32::MAX)))]
@@ -34,19 +43,12 @@ pub struct ModelArgs {
         allow_negative_numbers = true
     )]
     pub n_gpu_layers: Option<GpuLayers>,
-    /// Workers, as in `yi worker`, that hold the layers and compute them: HOST:PORT,HOST:PORT. Nothing of it
-    /// is encrypted
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    pub rpc: Vec<Endpoint>,
     /// Read the weights into memory instead of mapping the file
     #[arg(long)]
     pub no_mmap: bool,
     /// Keep the weights from being swapped out
     #[arg(long)]
     pub mlock: bool,
-    /// Spread threads and memory over NUMA nodes: distribute, isolate or numactl
-    #[arg(long, value_name = "HOW")]
-    pub numa: Option<Numa>,
     /// A LoRA adapter, a GGUF file; may be repeated
     #[arg(long, value_name = "FILE")]
     pub lora: Vec<PathBuf>,
@@ -56,9 +58,21 @@ pub struct ModelArgs {
     #[command(flatten)]
     pub rope: RopeArgs,
     #[command(flatten)]
-    pub cache: CacheArgs,
-    #[command(flatten)]
     pub compute: ComputeArgs,
+}
+
+/// What all models of a process share.
+#[derive(Debug, Clone, Args)]
+pub struct SharedArgs {
+    /// Workers, as in `yi worker`, that hold the layers and compute them: HOST:PORT,HOST:PORT. Nothing of it
+    /// is encrypted
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub rpc: Vec<Endpoint>,
+    /// Spread threads and memory over NUMA nodes: distribute, isolate or numactl
+    #[arg(long, value_name = "HOW")]
+    pub numa: Option<Numa>,
+    #[command(flatten)]
+    pub cache: CacheArgs,
 }
 
 /// Positions beyond those of the training.

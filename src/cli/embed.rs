@@ -111,6 +111,7 @@ pub fn run(args: &EmbedArgs) -> Result<(), Error> {
         n_ctx: most.min(u32::try_from(longest.max(MIN_BATCH)).unwrap_or(most)),
         pooling: args.pooling,
         n_threads: resolve_threads(args.threads),
+        shares_processors: false,
     };
     let mut embedder = model.embedder(&params, signal::stop_flag())?;
     let normalization = Normalization::from_number(args.embd_normalize).unwrap_or_default();

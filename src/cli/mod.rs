@@ -26,6 +26,7 @@ mod worker;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing_subscriber::filter::LevelFilter;
@@ -52,7 +53,10 @@ pub struct Cli {
     command: Option<Command>,
     /// All arguments, with those that the environment and a file have added.
     #[arg(skip)]
-    arguments: Vec<OsString>,
+    extended: settings::Extended,
+    /// What the file says of single models.
+    #[arg(skip)]
+    tables: Vec<settings::ModelTable>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -106,13 +110,17 @@ pub enum Parsed {
 
 /// Parses the arguments, the program's name first.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Parsed {
-    let arguments = match settings::extend(&Cli::command(), args::normalize(arguments)) {
-        Ok(arguments) => arguments,
+    let extended = match settings::extend(&Cli::command(), args::normalize(arguments)) {
+        Ok(extended) => extended,
         Err(error) => return Parsed::Fail(error),
     };
-    match Cli::try_parse_from(&arguments) {
+    match Cli::try_parse_from(&extended.arguments) {
         Ok(mut cli) if cli.version || cli.command.is_some() => {
-            cli.arguments = arguments;
+            cli.tables = match model_tables(&extended) {
+                Ok(tables) => tables,
+                Err(error) => return Parsed::Fail(error),
+            };
+            cli.extended = extended;
             Parsed::Run(Box::new(cli))
         }
         Ok(_) => Parsed::Print(Cli::command().error(
@@ -121,6 +129,31 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Parsed {
         )),
         Err(error) => Parsed::Print(error),
     }
+}
+
+/// Parses what a file says of single models, as the command line itself is parsed.
+fn model_tables(extended: &settings::Extended) -> Result<Vec<settings::ModelTable>, Error> {
+    let parse = |(name, path, arguments): &(String, Option<PathBuf>, Vec<OsString>)| {
+        let parsed = Cli::try_parse_from(arguments).map_err(|error| {
+            let error = error.to_string();
+            let message = error.lines().next().unwrap_or_default();
+            let message = message.strip_prefix("error: ").unwrap_or(message);
+            Error::Usage {
+                message: format!("models.{name}: {message}"),
+                hint: "",
+            }
+        })?;
+        let Some(Command::Serve(args)) = parsed.command else {
+            return Ok(None);
+        };
+        Ok(Some(settings::ModelTable {
+            name: name.clone(),
+            path: path.clone(),
+            args: *args,
+        }))
+    };
+    let tables = extended.tables.iter().map(parse);
+    tables.filter_map(Result::transpose).collect()
 }
 
 /// Runs a parsed command line.
@@ -137,9 +170,9 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Chat(args)) => chat::run(args),
         Some(Command::Serve(args)) if args.print_config => {
-            output::print(&settings::print(&Cli::command(), &cli.arguments))
+            output::print(&settings::print(&Cli::command(), &cli.extended))
         }
-        Some(Command::Serve(args)) => serve::run(*args.clone()),
+        Some(Command::Serve(args)) => serve::run(args, &cli.tables),
         Some(Command::Keys(args)) => keys::run(args),
         Some(Command::Audit(args)) => audit::run(args),
         Some(Command::Worker(args)) => worker::run(args),

@@ -1,31 +1,45 @@
 //! `yi serve`: the server's flags, and what they mean.
 
+mod named;
+mod source;
+
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Args;
+use yi_quantize::memory;
 use yi_quantize::request::byte_size;
 
-use super::args::{ModelArgs, count};
-use super::{input, note, setup};
-use crate::engine::template::CHATML;
+use super::args::{LoadArgs, SharedArgs, count};
+use super::note;
+use super::settings::ModelTable;
+use super::setup::Shared;
 use crate::error::{Error, gib};
-use crate::model::loaded::EmbedParams;
-use crate::model::{DEFAULT_N_CTX, ModelFile};
+use crate::server::Server;
+use crate::server::fleet::{FleetSettings, Limits};
 use crate::server::settings::{Address, AuditSettings, Bounds, Settings, Sync, TlsFiles};
-use crate::server::{CallFormat, Served, Server};
 
 /// Arguments of `yi serve`.
 #[derive(Debug, Clone, Args)]
 #[command(
     after_help = "Each flag has a twin in the environment: YI_PORT=8080 is --port 8080. A TOML file gives the rest, \
-    with the flags' names: port = 8080."
+    with the flags' names: port = 8080. In it, a table [models.NAME] has flags of one model: model = its file, \
+    ctx-size = 16384."
 )]
 pub struct ServeArgs {
+    /// A model: a GGUF file (of a split model the first part), or a name in the folder of models. Clients call it
+    /// by the file's name, or by NAME. May be repeated; the first one answers who names none
+    #[arg(short, long, value_name = "[NAME=]FILE")]
+    model: Vec<PathBuf>,
+    /// Serve all models in this folder, each by its name there [default: YI_MODELS, where there is no -m]
+    #[arg(long, value_name = "DIR")]
+    models_dir: Option<PathBuf>,
     #[command(flatten)]
-    model: ModelArgs,
+    served: ServedArgs,
+    #[command(flatten)]
+    shared: SharedArgs,
+    #[command(flatten)]
+    fleet: FleetArgs,
     /// A TOML file with flags
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -38,27 +52,56 @@ pub struct ServeArgs {
     /// The port; 0 = any that is free
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     port: u16,
-    /// Requests that run at once, also written -np; they share the context
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = count)]
-    parallel: u32,
-    /// Answer /v1/embeddings, too, which takes memory of its own
-    #[arg(long, visible_alias = "embedding")]
-    embeddings: bool,
-    /// The model's name for clients [default: the file's]
+    /// The model's name for clients, where there is one model [default: the file's]
     #[arg(short, long, value_name = "NAME")]
     alias: Option<String>,
-    /// A known template in place of the file's own
-    #[arg(long, value_name = "NAME", value_parser = ["chatml"])]
-    chat_template: Option<String>,
-    /// A Jinja template in place of the file's own
-    #[arg(long, value_name = "FILE", conflicts_with = "chat_template")]
-    chat_template_file: Option<PathBuf>,
+    /// Leave out the chat page at `/`
+    #[arg(long)]
+    no_page: bool,
     #[command(flatten)]
     access: AccessArgs,
     #[command(flatten)]
     audit: AuditArgs,
     #[command(flatten)]
     bounds: BoundsArgs,
+}
+
+/// How a model is served. Each model may have its own, in a table of the TOML file.
+#[derive(Debug, Clone, Args)]
+pub struct ServedArgs {
+    #[command(flatten)]
+    load: LoadArgs,
+    /// Requests that run at once, also written -np; they share the context
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = count)]
+    parallel: u32,
+    /// Answer /v1/embeddings, too, which takes memory of its own
+    #[arg(long, visible_alias = "embedding")]
+    embeddings: bool,
+    /// A known template in place of the file's own
+    #[arg(long, value_name = "NAME", value_parser = ["chatml"])]
+    chat_template: Option<String>,
+    /// A Jinja template in place of the file's own
+    #[arg(long, value_name = "FILE", conflicts_with = "chat_template")]
+    chat_template_file: Option<PathBuf>,
+    /// Load it at start, and not at its first request; a single model always is
+    #[arg(long)]
+    preload: bool,
+}
+
+/// How many models are loaded, and for how long.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Several models")]
+struct FleetArgs {
+    /// Memory for models, weights and contexts, as in 24GiB; past it, the least recently used one leaves
+    /// [default: what is available when the server starts]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory_budget: Option<u64>,
+    /// Models in memory at once [default: as many as fit]
+    #[arg(long, value_name = "N", value_parser = count)]
+    models_max: Option<u32>,
+    /// A model that nobody has used for so many seconds leaves the memory [default: it stays]
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    unload_after: Option<Duration>,
 }
 
 /// Who may come in, and how.
@@ -200,7 +243,7 @@ impl ServeArgs {
                 rotate_bytes: audit.audit_rotate,
                 digests: audit.audit_digests,
             }),
-            alias: self.alias.clone(),
+            has_page: !self.no_page,
             n_queue: bounds.queue as usize,
             bounds: Bounds {
                 n_connections: bounds.max_connections as usize,
@@ -214,102 +257,53 @@ impl ServeArgs {
         }
     }
 
-    /// Tokens of the whole context: as asked for, or the default length for each request at once.
-    fn n_ctx(&self, file: &ModelFile) -> u32 {
-        match self.model.ctx_size {
-            None => {
-                let each = DEFAULT_N_CTX.min(file.n_ctx_train()).max(1);
-                each.saturating_mul(self.parallel)
-            }
-            asked => file.resolve_n_ctx(asked),
+    fn fleet(&self) -> FleetSettings {
+        let FleetArgs {
+            memory_budget,
+            models_max,
+            unload_after,
+        } = &self.fleet;
+        FleetSettings {
+            limits: Limits {
+                bytes: memory_budget.or_else(memory::available_bytes),
+                n_models: models_max.map(|n| n as usize),
+            },
+            is_strict: memory_budget.is_some(),
+            unload_after: *unload_after,
         }
     }
 }
 
 /// Serves until a signal ends it.
-pub fn run(args: ServeArgs) -> Result<(), Error> {
-    let file = setup::open(&args.model)?;
-    // What is wrong with the settings is told before the model is loaded.
-    let instead = match (&args.chat_template, &args.chat_template_file) {
-        (Some(_), _) => Some(CHATML.to_owned()),
-        (None, Some(path)) => Some(input::read_text(path)?),
-        (None, None) => None,
-    };
-    file.sampling()?.check()?;
-    let server = Server::bind(args.settings(), args.parallel as usize)?;
-    note(format_args!("listening on {}", server.url()?));
-    let wants_hash = server.wants_hash();
-    let stop = Arc::new(AtomicBool::new(false));
-    let engine_stop = Arc::clone(&stop);
-    server.run(
-        move || load(&args, file, instead, wants_hash, engine_stop),
-        &stop,
-    )
-}
-
-fn load(
-    args: &ServeArgs,
-    file: ModelFile,
-    instead: Option<String>,
-    wants_hash: bool,
-    stop: Arc<AtomicBool>,
-) -> Result<Served, Error> {
-    let sha256 = wants_hash.then(|| file.sha256()).transpose()?;
-    let n_ctx = args.n_ctx(&file);
-    let mut loaded = setup::load(&args.model, file, n_ctx, args.parallel)?;
-    // Everybody who may wait for a slot waits in the server's own queue.
-    loaded.params.n_queue = args.parallel as usize;
-    let engine = loaded.engine(stop)?;
-    let (model, context) = (loaded.model, loaded.context);
-    let embedder = if args.embeddings {
-        let params = EmbedParams {
-            n_threads: context.n_threads_batch,
-            ..model.embed_params()
+pub fn run(args: &ServeArgs, tables: &[ModelTable]) -> Result<(), Error> {
+    let models = named::all(args, tables)?;
+    let shared = Shared::new(&args.shared)?;
+    let wants_hash = args.audit.audit_log.is_some();
+    let is_single = models.len() == 1;
+    let mut offers = Vec::with_capacity(models.len());
+    for model in models {
+        let is_named = model.is_named;
+        let offer = source::offer(model, &shared, is_single, wants_hash);
+        // What is wrong with a file that was named is told before the server starts. In a folder there may be
+        // others.
+        if is_named {
+            offer.source.open()?;
+        }
+        offers.push(offer);
+    }
+    let n_models = offers.len();
+    let fleet = args.fleet();
+    let server = Server::bind(args.settings(), fleet, offers)?;
+    if n_models > 1 {
+        let memory = match fleet.limits.bytes {
+            Some(bytes) => format!("in {} of memory", gib(bytes)),
+            // Then nobody would ever leave.
+            None => {
+                "and no limit of memory is known here: give one with --memory-budget".to_owned()
+            }
         };
-        Some(Mutex::new(model.embedder(&params, Arc::default())?))
-    } else {
-        None
-    };
-    let n_ctx_train = model.loaded().n_ctx_train();
-    let n_parallel = args.parallel as usize;
-    let share = engine.n_ctx() / n_parallel;
-    let file = model.file();
-    let template_source = match instead {
-        Some(source) => Some(source),
-        None => file
-            .metadata()
-            .str("tokenizer.chat_template")?
-            .map(str::to_owned),
-    };
-    let id = args.alias.clone().unwrap_or_else(|| {
-        let stem = file.path().file_stem().unwrap_or_default();
-        stem.to_string_lossy().into_owned()
-    });
-    note(format_args!(
-        "{id}: {} of weights, {} requests at once, a context of {} tokens",
-        gib(model.loaded().n_bytes()),
-        n_parallel,
-        engine.n_ctx()
-    ));
-    Ok(Served {
-        id,
-        created: std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs()),
-        template: model
-            .chat_template(template_source.as_deref())
-            .map_err(|error| error.to_string()),
-        calls: template_source.as_deref().and_then(CallFormat::of_template),
-        template_source,
-        embedder,
-        sampling: file.sampling()?,
-        n_parallel,
-        // One request may have more than its share, but no more than the model was trained for.
-        n_ctx: engine.n_ctx().min(n_ctx_train.max(share)),
-        n_ctx_train,
-        n_params: model.loaded().n_params(),
-        n_bytes: model.loaded().n_bytes(),
-        sha256,
-        engine,
-    })
+        note(format_args!("{n_models} models, {memory}"));
+    }
+    note(format_args!("listening on {}", server.url()?));
+    server.run()
 }

@@ -101,7 +101,7 @@ pub enum EngineError {
 
 impl EngineError {
     /// What a fault inside llama.cpp means, from its own words.
-    pub(super) fn of_fault(message: &str) -> Self {
+    pub(crate) fn of_fault(message: &str) -> Self {
         // ggml-rpc.cpp: RPC_STATUS_ASSERT.
         if message.contains("Remote RPC server crashed") {
             EngineError::WorkerLost

@@ -164,7 +164,9 @@ impl Engine {
         let thread = {
             let (inbox, tokenizer) = (Arc::clone(&inbox), tokenizer.clone());
             let params = params.clone();
+            let claim = on_fault.claim();
             start(Arc::clone(&inbox), move || {
+                claim.claim();
                 Scheduler::new(context, drafter, tokenizer, inbox, n_ctx, &params, disk).run();
             })?
         };

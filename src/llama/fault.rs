@@ -8,34 +8,85 @@
 use std::ffi::{CStr, c_char};
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::thread::ThreadId;
 
 use llama_cpp_sys_2 as sys;
 
-type Handler = Arc<dyn Fn(&str) + Send + Sync>;
+use super::turns;
 
-/// Who is told, by number.
-static HANDLERS: Mutex<Vec<(u64, Handler)>> = Mutex::new(Vec::new());
+type Tell = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Whom to tell.
+struct Handler {
+    number: u64,
+    /// The thread whose faults it is about, where that is known.
+    thread: Option<ThreadId>,
+    /// It is not told of faults on threads that nobody has claimed.
+    is_only_own: bool,
+    tell: Tell,
+}
+
+static HANDLERS: Mutex<Vec<Handler>> = Mutex::new(Vec::new());
+
+fn handlers() -> MutexGuard<'static, Vec<Handler>> {
+    HANDLERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Somebody who is told of faults, until this is dropped.
 #[derive(Debug)]
 pub struct OnFault(u64);
 
+/// Says that a thread computes for somebody who is told of faults.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim(u64);
+
 impl OnFault {
-    /// Calls `tell` with what ggml says when it cannot go on, on whichever thread that is.
+    /// Calls `tell` with what ggml says when it cannot go on: on a thread that was [claimed](Claim::claim) for
+    /// this, or on one that nobody has claimed, as ggml's own are.
     #[must_use]
     pub fn new(tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        let mut handlers = HANDLERS.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = handlers.last().map_or(0, |(last, _)| last + 1);
-        handlers.push((number, Arc::new(tell)));
+        Self::add(None, Arc::new(tell))
+    }
+
+    /// Calls `tell` for faults on this thread, and for no others.
+    #[must_use]
+    pub fn here(tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self::add(Some(std::thread::current().id()), Arc::new(tell))
+    }
+
+    fn add(thread: Option<ThreadId>, tell: Tell) -> Self {
+        let mut handlers = handlers();
+        let number = handlers.last().map_or(0, |last| last.number + 1);
+        handlers.push(Handler {
+            number,
+            is_only_own: thread.is_some(),
+            thread,
+            tell,
+        });
         OnFault(number)
+    }
+
+    /// For the thread that will compute.
+    #[must_use]
+    pub fn claim(&self) -> Claim {
+        Claim(self.0)
+    }
+}
+
+impl Claim {
+    /// Says that this thread is the one: its faults are nobody else's.
+    pub fn claim(self) {
+        let mut handlers = handlers();
+        if let Some(handler) = handlers.iter_mut().find(|h| h.number == self.0) {
+            handler.thread = Some(std::thread::current().id());
+        }
     }
 }
 
 impl Drop for OnFault {
     fn drop(&mut self) {
-        let mut handlers = HANDLERS.lock().unwrap_or_else(PoisonError::into_inner);
-        handlers.retain(|(number, _)| *number != self.0);
+        handlers().retain(|handler| handler.number != self.0);
     }
 }
 
@@ -56,27 +107,39 @@ unsafe extern "C" fn callback(message: *const c_char) {
     // A panic must not cross into C.
     let told = catch_unwind(AssertUnwindSafe(|| tell(without_folder(&message))));
     if !matches!(told, Ok(false)) {
+        turns::forfeit();
         loop {
             std::thread::park();
         }
     }
 }
 
-/// Tells everybody. False where nobody waits for this thread: then the process ends, with a last word.
+/// Tells whose thread it is, or else everybody. False where nobody waits for this thread: then the process ends,
+/// with a last word.
 fn tell(message: &str) -> bool {
     tracing::error!(target: "llama.cpp", "{message}");
-    let handlers = HANDLERS.lock().unwrap_or_else(PoisonError::into_inner);
-    let handlers: Vec<Handler> = handlers.iter().map(|(_, tell)| Arc::clone(tell)).collect();
-    for tell in &handlers {
+    let here = Some(std::thread::current().id());
+    let handlers = handlers();
+    let is_claimed = handlers.iter().any(|h| h.thread == here);
+    let told = handlers.iter().filter(|h| {
+        if is_claimed {
+            h.thread == here
+        } else {
+            !h.is_only_own
+        }
+    });
+    let told: Vec<Tell> = told.map(|h| Arc::clone(&h.tell)).collect();
+    drop(handlers);
+    for tell in &told {
         tell(message);
     }
-    if handlers.is_empty() {
+    if told.is_empty() {
         let _ = writeln!(
             std::io::stderr(),
             "error: llama.cpp cannot go on: {message}"
         );
     }
-    !handlers.is_empty()
+    !told.is_empty()
 }
 
 /// The message without the folder of the source file, which is one of the machine that built this.
@@ -104,7 +167,7 @@ mod tests {
     fn a_failed_assertion_of_ggml_is_told_and_the_process_lives() {
         contain();
         let (sender, told) = mpsc::channel();
-        let on_fault = OnFault::new(move |message| sender.send(message.to_owned()).unwrap());
+        let on_fault = OnFault::new(move |message| drop(sender.send(message.to_owned())));
         std::thread::spawn(|| {
             // SAFETY: constants that live on; ggml_abort takes a format without arguments.
             unsafe {
@@ -115,8 +178,42 @@ mod tests {
                 )
             }
         });
-        let message = told.recv_timeout(std::time::Duration::from_secs(60));
-        assert_eq!(message.unwrap(), "file.c:7: a fault, for a test");
+        let minute = std::time::Duration::from_secs(60);
+        let mut all = std::iter::repeat_with(|| told.recv_timeout(minute).unwrap());
+        assert!(all.any(|message| message == "file.c:7: a fault, for a test"));
         drop(on_fault);
+    }
+
+    #[test]
+    fn a_fault_on_a_claimed_thread_is_told_to_its_owner_alone() {
+        contain();
+        let (sender, told) = mpsc::channel();
+        let note = |name: &'static str| {
+            let sender = sender.clone();
+            move |message: &str| drop(sender.send((name, message.to_owned())))
+        };
+        let (first, _second) = (OnFault::new(note("first")), OnFault::new(note("second")));
+        let claim = first.claim();
+        std::thread::spawn(move || {
+            claim.claim();
+            // SAFETY: constants that live on; ggml_abort takes a format without arguments.
+            unsafe { sys::ggml_abort(c"folder/file.c".as_ptr(), 8, c"one's own".as_ptr()) }
+        });
+        let minute = std::time::Duration::from_secs(60);
+        let own = |(_, message): &(&str, String)| message.ends_with("one's own");
+        let all = || told.recv_timeout(minute).unwrap();
+        // The other test's fault may be told here, too: its thread is nobody's.
+        let found = std::iter::repeat_with(all).find(own).unwrap();
+        assert_eq!(found.0, "first");
+        let here = OnFault::here(note("here"));
+        tell("of this thread");
+        let found = std::iter::repeat_with(all).find(|(_, m)| m == "of this thread");
+        assert_eq!(found.unwrap().0, "here");
+        drop(here);
+        assert!(
+            !told
+                .try_iter()
+                .any(|told| own(&told) || told.1 == "of this thread")
+        );
     }
 }

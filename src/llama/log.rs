@@ -1,9 +1,10 @@
 //! llama.cpp's log goes to tracing; its errors are also kept for our own messages.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::catch_unwind;
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::Once;
 
 use llama_cpp_sys_2 as sys;
 use tracing::Level;
@@ -19,13 +20,14 @@ struct State {
     errors: VecDeque<String>,
 }
 
-static STATE: Mutex<State> = Mutex::new(State {
-    open: None,
-    errors: VecDeque::new(),
-});
-
-fn state() -> MutexGuard<'static, State> {
-    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+thread_local! {
+    /// Of each thread: one model may be loaded while another computes, and each wants its own errors.
+    static STATE: RefCell<State> = const {
+        RefCell::new(State {
+            open: None,
+            errors: VecDeque::new(),
+        })
+    };
 }
 
 /// Sends all that llama.cpp and ggml log to tracing, from now on.
@@ -39,9 +41,9 @@ pub(super) fn redirect() {
     });
 }
 
-/// Takes the last error lines that llama.cpp logged, oldest first.
+/// Takes the last error lines that llama.cpp logged on this thread, oldest first.
 pub(super) fn take_errors() -> Vec<String> {
-    state().errors.drain(..).collect()
+    STATE.with_borrow_mut(|state| state.errors.drain(..).collect())
 }
 
 unsafe extern "C" fn callback(level: sys::ggml_log_level, text: *const c_char, _: *mut c_void) {
@@ -58,8 +60,7 @@ unsafe extern "C" fn callback(level: sys::ggml_log_level, text: *const c_char, _
 /// the one before it stopped.
 fn receive(level: sys::ggml_log_level, text: &str) {
     let mut lines = Vec::new();
-    {
-        let mut state = state();
+    STATE.with_borrow_mut(|state| {
         let (level, mut line) = match state.open.take() {
             Some(open) if level == sys::GGML_LOG_LEVEL_CONT => open,
             Some(open) => {
@@ -90,7 +91,7 @@ fn receive(level: sys::ggml_log_level, text: &str) {
                 state.errors.push_back(line.trim_end().to_owned());
             }
         }
-    }
+    });
     for (level, line) in lines {
         emit(level, line.trim_end());
     }

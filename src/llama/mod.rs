@@ -17,6 +17,7 @@ mod rpc;
 mod settings;
 mod stream;
 mod threadpool;
+mod turns;
 mod vocab;
 
 pub use adapter::{Adapter, AdapterLoadError};
@@ -25,7 +26,7 @@ pub use backend::{
 };
 pub use batch::Batch;
 pub use context::{Context, ContextError, ContextParams, DecodeError, all_logits};
-pub use fault::OnFault;
+pub use fault::{Claim, OnFault};
 pub use model::{LoadError, LoadParams, Model, Progress, Source};
 pub use repack::{Repack, can_repack};
 pub use rpc::{Endpoint, RpcError, add_workers, work};

@@ -21,8 +21,9 @@ pub(super) struct ThreadPool {
 }
 
 impl ThreadPool {
-    /// Starts `n_threads` threads (1 to [`super::MAX_THREADS`]); `None` when the CPU library offers no pool.
-    pub(super) fn new(n_threads: usize) -> Option<Self> {
+    /// Starts `n_threads` threads (1 to [`super::MAX_THREADS`]), which wait for work awake for a while, or asleep.
+    /// `None` when the CPU library offers no pool.
+    pub(super) fn new(n_threads: usize, waits_awake: bool) -> Option<Self> {
         let (new, free) = (
             cpu_function(c"ggml_threadpool_new"),
             cpu_function(c"ggml_threadpool_free"),
@@ -42,6 +43,9 @@ impl ThreadPool {
         // SAFETY: the parameters are plain data made by ggml itself and outlive the call.
         let pool = unsafe {
             let mut params = sys::ggml_threadpool_params_default(n_threads);
+            if !waits_awake {
+                params.poll = 0;
+            }
             new(&raw mut params)
         };
         NonNull::new(pool).map(|pool| ThreadPool { pool, free })

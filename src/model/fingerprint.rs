@@ -43,6 +43,27 @@ impl ModelFile {
     }
 }
 
+impl ModelFile {
+    /// When each part was changed in any way, as the system has noted it, which no program can set: seconds and
+    /// nanoseconds since 1970. Nothing where the system does not note it.
+    ///
+    /// # Errors
+    /// When the file cannot be looked at.
+    pub fn change_times(&self) -> io::Result<Vec<(i64, i64)>> {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt as _;
+            let time = |(_, file): &(std::path::PathBuf, File)| {
+                let about = file.metadata()?;
+                Ok((about.ctime(), about.ctime_nsec()))
+            };
+            self.files.iter().map(time).collect()
+        }
+        #[cfg(not(unix))]
+        Ok(Vec::new())
+    }
+}
+
 /// Reads without moving the position that llama.cpp's stream shares.
 #[cfg(unix)]
 fn read_at(file: &File, _path: &Path, at: u64, bytes: &mut [u8]) -> io::Result<usize> {

@@ -248,15 +248,8 @@ impl Model {
         let pooling = params.pooling.or_else(|| self.file.pooling());
         let n_ctx = params.n_ctx.max(1);
         let context = ContextParams {
-            n_ctx,
-            // An input's tokens are pooled only where they are computed together.
-            n_batch: n_ctx,
-            n_ubatch: n_ctx,
-            n_seq_max: n_ctx.min(MAX_INPUTS_AT_ONCE),
             pooling: Some(pooling.unwrap_or(Pooling::Mean)),
-            n_threads: params.n_threads,
-            n_threads_batch: params.n_threads,
-            ..ContextParams::default()
+            ..params.context()
         };
         let context = self
             .file
@@ -268,10 +261,19 @@ impl Model {
     /// machine.
     #[must_use]
     pub fn embed_params(&self) -> EmbedParams {
+        self.file.embed_params(self.context_params().n_threads)
+    }
+}
+
+impl ModelFile {
+    /// How vectors are computed with that many threads, where nothing else is asked for.
+    #[must_use]
+    pub fn embed_params(&self, n_threads: usize) -> EmbedParams {
         EmbedParams {
-            n_ctx: self.file.n_ctx_train().clamp(1, DEFAULT_INPUT_TOKENS),
+            n_ctx: self.n_ctx_train().clamp(1, DEFAULT_INPUT_TOKENS),
             pooling: None,
-            n_threads: self.context_params().n_threads,
+            n_threads,
+            shares_processors: false,
         }
     }
 }
@@ -285,6 +287,28 @@ pub struct EmbedParams {
     pub pooling: Option<Pooling>,
     /// Threads.
     pub n_threads: usize,
+    /// Other contexts of this process compute, too, see [`ContextParams::shares_processors`].
+    pub shares_processors: bool,
+}
+
+impl EmbedParams {
+    /// The context that computes them.
+    #[must_use]
+    pub fn context(&self) -> ContextParams {
+        let n_ctx = self.n_ctx.max(1);
+        ContextParams {
+            n_ctx,
+            // An input's tokens are pooled only where they are computed together.
+            n_batch: n_ctx,
+            n_ubatch: n_ctx,
+            n_seq_max: n_ctx.min(MAX_INPUTS_AT_ONCE),
+            pooling: self.pooling,
+            n_threads: self.n_threads,
+            n_threads_batch: self.n_threads,
+            shares_processors: self.shares_processors,
+            ..ContextParams::default()
+        }
+    }
 }
 
 /// The most inputs that are computed at once.

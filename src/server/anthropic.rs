@@ -4,16 +4,15 @@ use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use serde_json::{Value, json};
 
-use super::access::Caller;
 use super::api_error::ApiError;
-use super::app::{App, Served, random_id};
+use super::app::{Served, random_id};
 use super::body::JsonBody;
 use super::converse::{Conversation, Ending, Said, Speech};
+use super::fleet::Lease;
 use super::generate::{Answers, Asked};
 use super::json::{Fields, wrong};
 use super::openai::options::{self, Options};
 use super::openai::tools;
-use super::record::Record;
 use super::sse::{self, Events};
 use super::tools::{Tool, ToolChoice, Tools};
 use crate::engine::template::{Message, Role};
@@ -35,19 +34,17 @@ pub async fn create(
 /// How to answer.
 struct Reply {
     id: String,
-    model: String,
+    model: Lease,
     stream: bool,
     stop: Vec<String>,
     tools: Option<Tools>,
 }
 
 fn prepare(
-    app: &App,
-    caller: &Caller,
-    record: &Record,
+    asked: &Asked,
+    model: &Lease,
     mut fields: Fields,
 ) -> Result<(Vec<Prepared>, Reply), ApiError> {
-    let model = app.model_named(fields.string("model")?.as_deref())?;
     let max_tokens = fields.count("max_tokens", 1)?;
     let max_tokens = fields.require("max_tokens", max_tokens)?;
     let mut messages = Vec::new();
@@ -72,11 +69,11 @@ fn prepare(
         max_tokens: Some(max_tokens),
         logprobs: None,
     };
-    let requests = conversation.prepare(app, model, caller, record);
+    let requests = conversation.prepare(asked, model);
     let requests = requests.map_err(|error| error.about("stop", "stop_sequences"))?;
     let reply = Reply {
         id: random_id("msg_"),
-        model: model.id.clone(),
+        model: model.clone(),
         stream: conversation.options.stream,
         stop,
         tools: conversation.tools,
@@ -280,7 +277,7 @@ async fn whole(reply: &Reply, mut speech: Speech) -> Result<Response, ApiError> 
     }
     let ending = ending.ok_or_else(|| ApiError::internal("the answer has no end"))?;
     Ok(Json(json!({
-        "id": reply.id, "type": "message", "role": "assistant", "model": reply.model, "content": content,
+        "id": reply.id, "type": "message", "role": "assistant", "model": reply.model.id, "content": content,
         "stop_reason": stop_reason(ending), "stop_sequence": stop_sequence(reply, ending),
         "usage": usage(&ending.finished.stats),
     }))
@@ -330,7 +327,7 @@ async fn stream(asked: Asked, reply: Reply, mut speech: Speech, events: Events) 
         open: None,
     };
     let message = json!({
-        "id": reply.id, "type": "message", "role": "assistant", "model": reply.model, "content": [],
+        "id": reply.id, "type": "message", "role": "assistant", "model": reply.model.id, "content": [],
         "stop_reason": null, "stop_sequence": null, "usage": usage(&Stats::default()),
     });
     blocks

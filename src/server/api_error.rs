@@ -25,6 +25,9 @@ pub struct ApiError {
     retry_after_s: Option<u64>,
 }
 
+/// The code of what is refused because the audit log cannot be written.
+pub const AUDIT_FAILED: &str = "audit_failed";
+
 const INVALID: &str = "invalid_request_error";
 
 impl ApiError {
@@ -112,16 +115,29 @@ impl ApiError {
         .code("method_not_allowed")
     }
 
-    /// There is no such model.
+    /// There is no such model. `known` lists those that there are.
     pub fn no_model(name: &str, known: &str) -> Self {
         ApiError {
             param: Some("model".to_owned()),
             ..Self::new(
                 StatusCode::NOT_FOUND,
                 INVALID,
-                format!("there is no model {name:?} here; there is {known:?}"),
+                format!("there is no model {name:?} here; there is {known}"),
             )
             .code("model_not_found")
+        }
+    }
+
+    /// The model cannot be loaded; with `is_passing`, perhaps later.
+    pub fn not_loaded(message: impl Into<String>, is_passing: bool) -> Self {
+        let error = if is_passing {
+            Self::unavailable(message, "model_load_failed", 30)
+        } else {
+            Self::internal(message).code("model_load_failed")
+        };
+        ApiError {
+            param: Some("model".to_owned()),
+            ..error
         }
     }
 
@@ -188,6 +204,11 @@ impl ApiError {
     /// The server ends before the answer does.
     pub fn shutting_down() -> Self {
         Self::unavailable("the server is shutting down", "shutting_down", 5)
+    }
+
+    /// What is wrong, in words.
+    pub fn message(&self) -> &str {
+        &self.message
     }
 
     /// Calls a field as this API calls it.

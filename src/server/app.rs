@@ -1,6 +1,6 @@
 //! What all requests share.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Semaphore, watch};
@@ -8,13 +8,13 @@ use tokio::sync::{Semaphore, watch};
 use super::access::Caller;
 use super::access::guard::Guard;
 use super::access::limits::Meter;
-use super::admit::{Admission, Full, Place};
+use super::admit::{Full, Place};
 use super::api_error::ApiError;
 use super::audit::Audit;
+use super::fleet::{Card, Fleet};
 use super::metrics::Metrics;
 use super::settings::{BODIES_AT_ONCE, Settings};
 use super::tools::CallFormat;
-use crate::engine::sample::SamplingParams;
 use crate::engine::template::ChatTemplate;
 use crate::engine::{Embedder, Engine, EngineError};
 
@@ -23,32 +23,20 @@ use crate::engine::{Embedder, Engine, EngineError};
 pub struct Served {
     /// What clients call it.
     pub id: String,
-    /// When it was loaded, in seconds since 1970.
-    pub created: u64,
+    /// What its file says.
+    pub card: Arc<Card>,
     /// The engine over it.
     pub engine: Engine,
     /// Its chat template, or why there is none.
     pub template: Result<ChatTemplate, String>,
-    /// How to choose tokens where a request does not say.
-    pub sampling: SamplingParams,
     /// Requests at once.
     pub n_parallel: usize,
-    /// Tokens that one request may have, prompt and answer together.
-    pub n_ctx: usize,
-    /// Tokens that the model was trained with.
-    pub n_ctx_train: usize,
-    /// Number of its weights.
-    pub n_params: u64,
-    /// Bytes of its weights.
-    pub n_bytes: u64,
     /// The file's SHA-256, where the audit log wants it.
     pub sha256: Option<String>,
     /// For vectors, where they are wanted.
     pub embedder: Option<Mutex<Embedder>>,
     /// How the chat template writes calls of tools, where it has a place for tools.
     pub calls: Option<CallFormat>,
-    /// The chat template's source.
-    pub template_source: Option<String>,
 }
 
 impl Served {
@@ -63,7 +51,7 @@ impl Served {
         caller: &Caller,
     ) -> Result<usize, ApiError> {
         let most = caller.limits.context.map_or(usize::MAX, |n| n as usize);
-        let n_ctx = self.n_ctx.min(most);
+        let n_ctx = self.card.n_ctx.min(most);
         let too_long = || EngineError::ContextLengthExceeded {
             n_prompt,
             n_predict: asked,
@@ -113,7 +101,8 @@ pub struct App {
     pub settings: Settings,
     pub guard: Guard,
     pub meter: Arc<Meter>,
-    pub admission: Arc<Admission>,
+    /// The models.
+    pub fleet: Arc<Fleet>,
     pub metrics: Metrics,
     pub audit: Option<Audit>,
     /// Room for bodies that are being read, in KiB.
@@ -121,7 +110,6 @@ pub struct App {
     pub phase: watch::Sender<Phase>,
     /// Names that the Host header may have; `None` = any.
     pub hosts: Option<Vec<String>>,
-    model: OnceLock<Served>,
 }
 
 impl App {
@@ -130,42 +118,20 @@ impl App {
         guard: Guard,
         audit: Option<Audit>,
         hosts: Option<Vec<String>>,
-        n_parallel: usize,
+        fleet: Arc<Fleet>,
     ) -> Self {
         let room_kib = BODIES_AT_ONCE * settings.bounds.body_bytes.div_ceil(1024);
+        let names = fleet.models().iter().map(|model| model.offer.id.clone());
         App {
-            admission: Admission::new(n_parallel, settings.n_queue),
+            metrics: Metrics::new(names),
             settings,
             guard,
             meter: Arc::default(),
-            metrics: Metrics::default(),
+            fleet,
             audit,
             bodies: Arc::new(Semaphore::new(room_kib.min(Semaphore::MAX_PERMITS))),
             phase: watch::Sender::new(Phase::Open),
             hosts,
-            model: OnceLock::new(),
-        }
-    }
-
-    /// Opens for requests.
-    pub fn set_model(&self, model: Served) {
-        // Only one is ever loaded.
-        let _ = self.model.set(model);
-    }
-
-    /// The model, once it is loaded.
-    pub fn model(&self) -> Result<&Served, ApiError> {
-        self.model
-            .get()
-            .ok_or_else(|| ApiError::unavailable("the model is being loaded", "model_loading", 1))
-    }
-
-    /// The model of that name; without a name the only one.
-    pub fn model_named(&self, name: Option<&str>) -> Result<&Served, ApiError> {
-        let model = self.model()?;
-        match name {
-            Some(name) if name != model.id => Err(ApiError::no_model(name, &model.id)),
-            _ => Ok(model),
         }
     }
 
@@ -178,9 +144,10 @@ impl App {
         }
     }
 
-    /// Takes a place in the queue.
-    pub fn enter(&self, caller: &Caller) -> Result<Place, ApiError> {
-        self.admission.enter(&caller.id).map_err(
+    /// Takes a place in the queue of a model.
+    pub fn enter(&self, model: usize, caller: &Caller) -> Result<Place, ApiError> {
+        let admission = &self.fleet.models()[model].admission;
+        admission.enter(&caller.id).map_err(
             |Full {
                  n_waiting,
                  retry_after_s,

@@ -3,14 +3,12 @@
 
 use std::collections::VecDeque;
 
-use super::access::Caller;
 use super::api_error::ApiError;
-use super::app::{App, Served};
+use super::app::Served;
 use super::audit::digest::Digests;
-use super::generate::Answers;
+use super::generate::{Answers, Asked};
 use super::openai::messages;
 use super::openai::options::Options;
-use super::record::Record;
 use super::tools::{CallReader, Part, Tools};
 use crate::engine::template::Message;
 use crate::engine::{Event, Finished, Prepared, StopReason, TokenLogprobs};
@@ -29,14 +27,12 @@ pub struct Conversation {
 
 impl Conversation {
     /// Renders the messages and prepares a request for each choice.
-    pub fn prepare(
-        &self,
-        app: &App,
-        model: &Served,
-        caller: &Caller,
-        record: &Record,
-    ) -> Result<Vec<Prepared>, ApiError> {
-        record.set_model(&model.id, model.sha256.as_deref());
+    pub fn prepare(&self, asked: &Asked, model: &Served) -> Result<Vec<Prepared>, ApiError> {
+        let Asked {
+            app,
+            caller,
+            record,
+        } = asked;
         let template = messages::template(model)?;
         let tools = self.tools.as_ref();
         if tools.is_some() && self.options.constraint.is_some() {

@@ -1,7 +1,7 @@
 //! `/v1/embeddings`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
@@ -11,13 +11,14 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::api_error::ApiError;
-use super::app::App;
+use super::app::Served;
 use super::body::JsonBody;
-use super::generate::Asked;
+use super::fleet::Offer;
+use super::generate::{Admitted, Asked};
 use super::openai::completions::prompts;
 use super::record::Record;
 use super::tokens::blocking;
-use crate::engine::{Normalization, Stats};
+use crate::engine::{Embedder, Normalization, Stats};
 use crate::llama::TokenId;
 
 /// The most texts of one request, as with OpenAI.
@@ -46,18 +47,18 @@ pub async fn create(
     Extension(asked): Extension<Asked>,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Response, ApiError> {
-    let place = asked.app.enter(&asked.caller)?;
-    let app = asked.app.clone();
-    let record = asked.record.clone();
-    let (inputs, as_base64, model) = blocking(app, move |app| {
-        let model = app.model_named(fields.string("model")?.as_deref())?;
-        record.set_model(&model.id, model.sha256.as_deref());
-        let embedder = model.embedder.as_ref().ok_or_else(|| {
-            ApiError::unsupported("model", "the server was started without --embeddings")
-        })?;
+    let admitted = asked.admit_if(&mut fields, has_vectors).await?;
+    let Admitted {
+        place,
+        model,
+        waited,
+    } = admitted;
+    let reader = model.clone();
+    let (inputs, as_base64) = blocking(move || {
+        let embedder = embedder(&reader)?;
         let formats = [("float", false), ("base64", true)];
         let as_base64 = fields.choice("encoding_format", &formats)?;
-        let prompts = prompts(&mut fields, "input", model, MAX_INPUTS)?;
+        let prompts = prompts(&mut fields, "input", &reader, MAX_INPUTS)?;
         let n_embd = embedder
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -69,7 +70,7 @@ pub async fn create(
             return Err(ApiError::unsupported("dimensions", message));
         }
         let inputs: Vec<Vec<TokenId>> = prompts.into_iter().map(|p| p.tokens).collect();
-        Ok((inputs, as_base64.unwrap_or(false), model.id.clone()))
+        Ok((inputs, as_base64.unwrap_or(false)))
     })
     .await?;
     let n_tokens: usize = inputs.iter().map(Vec::len).sum();
@@ -77,10 +78,11 @@ pub async fn create(
         running.charge_prompt(n_tokens)?;
     }
     // It shares the processors with the answers, so it waits for its turn as they do.
-    let _turn = place.turn().await;
+    let _turn = asked.in_time(waited, place.turn()).await?;
     let gone = Arc::new(AtomicBool::new(false));
     let _left = Left(Arc::clone(&gone));
-    let vectors = blocking(asked.app.clone(), move |app| embed(app, &inputs, &gone)).await?;
+    let computing = model.clone();
+    let vectors = blocking(move || embed(&computing, &inputs, &gone)).await?;
     count(&asked.record, n_tokens);
     let data: Vec<Embedding> = vectors
         .into_iter()
@@ -97,7 +99,7 @@ pub async fn create(
         })
         .collect();
     let usage = json!({"prompt_tokens": n_tokens, "total_tokens": n_tokens});
-    let answer = json!({"object": "list", "model": model, "data": data, "usage": usage});
+    let answer = json!({"object": "list", "model": model.id, "data": data, "usage": usage});
     Ok(Json(answer).into_response())
 }
 
@@ -108,10 +110,29 @@ fn count(record: &Record, n_prompt: usize) {
     });
 }
 
-fn embed(app: &App, inputs: &[Vec<TokenId>], gone: &AtomicBool) -> Result<Vec<Vec<f32>>, ApiError> {
-    let Some(embedder) = &app.model()?.embedder else {
-        return Err(ApiError::internal("there is no embedder"));
-    };
+/// Refuses a model without vectors, before it is loaded in vain.
+fn has_vectors(offer: &Offer) -> Result<(), ApiError> {
+    if offer.embeddings {
+        Ok(())
+    } else {
+        Err(ApiError::unsupported(
+            "model",
+            "the server was started without --embeddings",
+        ))
+    }
+}
+
+fn embedder(model: &Served) -> Result<&Mutex<Embedder>, ApiError> {
+    let embedder = model.embedder.as_ref();
+    embedder.ok_or_else(|| ApiError::internal("there is no embedder"))
+}
+
+fn embed(
+    model: &Served,
+    inputs: &[Vec<TokenId>],
+    gone: &AtomicBool,
+) -> Result<Vec<Vec<f32>>, ApiError> {
+    let embedder = embedder(model)?;
     let mut embedder = embedder.lock().unwrap_or_else(PoisonError::into_inner);
     let mut vectors = Vec::with_capacity(inputs.len());
     for chunk in inputs.chunks(INPUTS_AT_ONCE) {

@@ -3,12 +3,13 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::access::Caller;
 use super::admit::{Place, Turn};
 use super::api_error::ApiError;
 use super::app::{App, Phase, reached};
+use super::fleet::{Lease, Offer};
 use super::json::Fields;
 use super::record::Record;
 use super::tokens::blocking;
@@ -20,6 +21,80 @@ pub struct Asked {
     pub app: Arc<App>,
     pub caller: Caller,
     pub record: Arc<Record>,
+}
+
+/// A request with a place in the queue of a model that is loaded.
+#[derive(Debug)]
+pub struct Admitted {
+    pub place: Place,
+    pub model: Lease,
+    /// How long it has waited for the model.
+    pub waited: Duration,
+}
+
+impl Asked {
+    /// Takes the field `model`, a place in that model's queue, and waits until the model is loaded.
+    ///
+    /// # Errors
+    /// When there is no such model, no room in its queue, it cannot be loaded, or that takes too long.
+    pub async fn admit(&self, fields: &mut Fields) -> Result<Admitted, ApiError> {
+        self.admit_if(fields, |_| Ok(())).await
+    }
+
+    /// The same, unless `check` refuses the model.
+    ///
+    /// # Errors
+    /// Also what `check` says.
+    pub async fn admit_if(
+        &self,
+        fields: &mut Fields,
+        check: impl FnOnce(&Offer) -> Result<(), ApiError>,
+    ) -> Result<Admitted, ApiError> {
+        let at = self.app.fleet.find(fields.string("model")?.as_deref())?;
+        let offer = &self.app.fleet.models()[at].offer;
+        self.record.set_model(&offer.id, None);
+        check(offer)?;
+        let place = self.app.enter(at, &self.caller)?;
+        let since = Instant::now();
+        let acquired = self.in_time(Duration::ZERO, self.app.fleet.acquire(at));
+        let model = acquired.await??;
+        self.record.set_model(&offer.id, model.sha256.as_deref());
+        Ok(Admitted {
+            place,
+            model,
+            waited: since.elapsed(),
+        })
+    }
+
+    /// The same for what needs no turn.
+    ///
+    /// # Errors
+    /// See [`Asked::admit`].
+    pub async fn model(&self, fields: &mut Fields) -> Result<Lease, ApiError> {
+        Ok(self.admit(fields).await?.model)
+    }
+
+    /// Waits for something, but no longer than a request may wait, of which `waited` has passed.
+    ///
+    /// # Errors
+    /// When the time is over, or the server ends.
+    pub async fn in_time<T>(
+        &self,
+        waited: Duration,
+        work: impl Future<Output = T>,
+    ) -> Result<T, ApiError> {
+        let mut phase = self.app.phase.subscribe();
+        let left = self.app.settings.bounds.queue_time.saturating_sub(waited);
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            () = tokio::time::sleep(left) => {
+                let message = "the request has waited too long for its turn";
+                Err(ApiError::unavailable(message, "queue_timeout", 5))
+            }
+            () = reached(&mut phase, Phase::Closed) => Err(ApiError::shutting_down()),
+        }
+    }
 }
 
 /// The answers to one HTTP request: one for each prompt and choice.
@@ -46,6 +121,7 @@ enum State {
 /// What an answer has taken so far; it counts however the answer ends.
 struct Tally {
     asked: Asked,
+    model: Lease,
     stats: Stats,
     has_started: bool,
 }
@@ -69,33 +145,37 @@ impl Answers {
     /// When there is no room in the queue, the fields are wrong, or the engine refuses.
     pub async fn begin<R: Send + 'static>(
         asked: &Asked,
-        fields: Fields,
-        prepare: impl FnOnce(&App, &Caller, &Record, Fields) -> Result<(Vec<Prepared>, R), ApiError>
+        mut fields: Fields,
+        prepare: impl FnOnce(&Asked, &Lease, Fields) -> Result<(Vec<Prepared>, R), ApiError>
         + Send
         + 'static,
     ) -> Result<(Self, R), ApiError> {
-        let place = asked.app.enter(&asked.caller)?;
-        let (caller, record) = (asked.caller.clone(), asked.record.clone());
-        let app = Arc::clone(&asked.app);
-        let (requests, reply) =
-            blocking(app, move |app| prepare(app, &caller, &record, fields)).await?;
-        let mut answers = Self::start(asked, place, requests)?;
+        let admitted = asked.admit(&mut fields).await?;
+        let (asker, model) = (asked.clone(), admitted.model.clone());
+        let (requests, reply) = blocking(move || prepare(&asker, &model, fields)).await?;
+        let mut answers = Self::start(asked, admitted, requests)?;
         answers.begun().await?;
         Ok((answers, reply))
     }
 
-    /// Asks for answers. `place` is the place in the queue that the first one has already.
+    /// Asks for answers. The first one has its place in the queue already.
     ///
     /// # Errors
     /// At once, when there is no room for all of them in the queue, or the key's tokens are used up.
-    fn start(asked: &Asked, place: Place, requests: Vec<Prepared>) -> Result<Self, ApiError> {
+    fn start(asked: &Asked, admitted: Admitted, requests: Vec<Prepared>) -> Result<Self, ApiError> {
+        let Admitted {
+            place,
+            model,
+            waited,
+        } = admitted;
         let n_tokens = requests.iter().map(Prepared::n_prompt).sum();
         if let Some(running) = asked.record.running() {
             running.charge_prompt(n_tokens)?;
         }
         let mut places = vec![place];
+        let at = model.at();
         while places.len() < requests.len() {
-            places.push(asked.app.enter(&asked.caller)?);
+            places.push(asked.app.enter(at, &asked.caller)?);
         }
         let choice = |(place, request): (Place, Prepared)| Choice {
             tally: Tally {
@@ -104,9 +184,16 @@ impl Answers {
                     ..Stats::default()
                 },
                 asked: asked.clone(),
+                model: model.clone(),
                 has_started: false,
             },
-            state: State::Waiting(Box::pin(submit(asked.clone(), place, request))),
+            state: State::Waiting(Box::pin(submit(
+                asked.clone(),
+                model.clone(),
+                waited,
+                place,
+                request,
+            ))),
         };
         Ok(Answers {
             all: places.into_iter().zip(requests).map(choice).collect(),
@@ -225,24 +312,23 @@ impl Tally {
         self.stats.n_generated += usize::from(piece.token.is_some());
         let record = &self.asked.record;
         if let Some(time) = record.token() {
-            self.asked.app.metrics.first_token_s.observe(time);
+            let metrics = &self.asked.app.metrics;
+            metrics.of(&self.model.id, |of| of.first_token_s.observe(time));
         }
         record.answer_text(&piece.text);
     }
 }
 
-async fn submit(asked: Asked, place: Place, request: Prepared) -> Result<(Turn, Answer), ApiError> {
-    let app = &asked.app;
+async fn submit(
+    asked: Asked,
+    model: Lease,
+    waited: Duration,
+    place: Place,
+    request: Prepared,
+) -> Result<(Turn, Answer), ApiError> {
     let since = Instant::now();
-    let mut phase = app.phase.subscribe();
-    let turn = tokio::select! {
-        turn = place.turn() => turn,
-        () = tokio::time::sleep(app.settings.bounds.queue_time) => {
-            return Err(ApiError::unavailable("the request has waited too long for its turn", "queue_timeout", 5));
-        }
-        () = reached(&mut phase, Phase::Closed) => return Err(ApiError::shutting_down()),
-    };
-    asked.record.queued(since.elapsed());
-    let answer = app.model()?.engine.start(request)?;
+    let turn = asked.in_time(waited, place.turn()).await?;
+    asked.record.queued(waited + since.elapsed());
+    let answer = model.engine.start(request)?;
     Ok((turn, answer))
 }

@@ -14,6 +14,7 @@ pub(crate) mod audit;
 mod body;
 mod converse;
 mod embeddings;
+pub(crate) mod fleet;
 mod generate;
 mod health;
 mod io;
@@ -33,7 +34,6 @@ mod tools;
 
 use std::io::Error as IoError;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -44,6 +44,7 @@ use access::guard::Guard;
 use access::store::KeyFileError;
 use app::{App, Phase};
 use audit::{Audit, AuditError};
+use fleet::{Fleet, FleetSettings, Offer};
 use listen::Listener;
 use settings::{Address, Settings};
 use tls::Tls;
@@ -106,7 +107,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Names of this machine, in a Host header, while only it can reach the server.
 const LOCAL_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
-/// A server that listens already, but for its model.
+/// A server that listens already, but for its models.
 pub struct Server {
     runtime: Runtime,
     app: Arc<App>,
@@ -119,7 +120,11 @@ impl Server {
     ///
     /// # Errors
     /// What is wrong with the settings, before a model is loaded.
-    pub fn bind(settings: Settings, n_parallel: usize) -> Result<Self, ServerError> {
+    pub fn bind(
+        settings: Settings,
+        models: FleetSettings,
+        offers: Vec<Offer>,
+    ) -> Result<Self, ServerError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(N_WORKERS)
             .max_blocking_threads(N_BLOCKING)
@@ -154,7 +159,8 @@ impl Server {
         let checks_host = is_local && !guard.has_keys() && listener.tcp_address().is_some();
         let hosts = checks_host.then(|| LOCAL_NAMES.map(str::to_owned).to_vec());
         let audit = settings.audit.as_ref().map(Audit::open).transpose()?;
-        let app = Arc::new(App::new(settings, guard, audit, hosts, n_parallel));
+        let fleet = Fleet::new(offers, models, settings.n_queue);
+        let app = Arc::new(App::new(settings, guard, audit, hosts, fleet));
         Ok(Server {
             runtime,
             app,
@@ -173,22 +179,11 @@ impl Server {
             .map_err(ServerError::System)
     }
 
-    /// Whether the audit log wants the model's hash.
-    #[must_use]
-    pub fn wants_hash(&self) -> bool {
-        self.app.audit.is_some()
-    }
-
     /// Answers requests until a signal ends it: SIGTERM and Ctrl-C let those that run finish, for a while.
-    /// Meanwhile `load` loads the model; `stop` is the flag that interrupts its engine.
     ///
     /// # Errors
-    /// When the model does not load.
-    pub fn run(
-        self,
-        load: impl FnOnce() -> Result<Served, Error> + Send + 'static,
-        stop: &AtomicBool,
-    ) -> Result<(), Error> {
+    /// When a model that is to be loaded at start does not load.
+    pub fn run(self) -> Result<(), Error> {
         let Server {
             runtime,
             app,
@@ -206,22 +201,14 @@ impl Server {
             ));
             tokio::spawn(watch_keys(Arc::clone(&app)));
             tokio::spawn(notify::keep_alive(Arc::clone(&app)));
-            let (loaded, load_ended) = oneshot::channel();
-            let loading = Arc::clone(&app);
-            std::thread::Builder::new()
-                .name("load".to_owned())
-                .spawn(move || {
-                    let result = load().map(|model| loading.set_model(model));
-                    // The server may have been told to end meanwhile.
-                    let _ = loaded.send(result);
-                })
-                .map_err(ServerError::System)?;
-            wait(signals, &app, tls.as_deref(), load_ended).await?;
-            drain(&app, serving, stop).await;
+            let preloads = app.fleet.start().map_err(ServerError::System)?;
+            wait(signals, &app, tls.as_deref(), all_loaded(preloads)).await?;
+            drain(&app, serving).await;
             Ok::<(), Error>(())
         });
         // A model that is still being loaded ends with the process.
         runtime.shutdown_timeout(Duration::from_millis(100));
+        app.fleet.close();
         if let Some(audit) = &app.audit {
             audit.close();
         }
@@ -229,26 +216,36 @@ impl Server {
     }
 }
 
+/// Waits until all models of the start are loaded, or one is not.
+async fn all_loaded(preloads: Vec<oneshot::Receiver<Result<(), Error>>>) -> Result<(), Error> {
+    for loaded in preloads {
+        match loaded.await {
+            Ok(loaded) => loaded?,
+            Err(_) => {
+                let error = IoError::other("the thread that loads models has failed");
+                return Err(ServerError::System(error).into());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Waits for the signal to end.
 async fn wait(
     mut signals: Signals,
     app: &App,
     tls: Option<&Tls>,
-    mut load_ended: oneshot::Receiver<Result<(), Error>>,
+    loaded: impl Future<Output = Result<(), Error>>,
 ) -> Result<(), Error> {
+    let mut loaded = std::pin::pin!(loaded);
     let mut is_loading = true;
     loop {
         tokio::select! {
-            loaded = &mut load_ended, if is_loading => {
+            loaded = &mut loaded, if is_loading => {
                 is_loading = false;
-                match loaded {
-                    Ok(Ok(())) => {
-                        crate::cli::note("ready");
-                        notify::ready();
-                    }
-                    Ok(Err(error)) => return Err(error),
-                    Err(_) => return Err(ServerError::System(IoError::other("the thread that loads the model has failed")).into()),
-                }
+                loaded?;
+                crate::cli::note("ready");
+                notify::ready();
             }
             signal = signals.next() => match signal {
                 Signal::End => return Ok(()),
@@ -285,7 +282,7 @@ async fn watch_keys(app: Arc<App>) {
 }
 
 /// Lets requests end, or ends them at the deadline.
-async fn drain(app: &App, serving: tokio::task::JoinHandle<()>, stop: &AtomicBool) {
+async fn drain(app: &App, serving: tokio::task::JoinHandle<()>) {
     crate::cli::note("the server is shutting down");
     notify::ending();
     app.phase.send_replace(Phase::Draining);
@@ -294,7 +291,7 @@ async fn drain(app: &App, serving: tokio::task::JoinHandle<()>, stop: &AtomicBoo
     if tokio::time::timeout(time, &mut serving).await.is_ok() {
         return;
     }
-    stop.store(true, Ordering::Relaxed);
+    app.fleet.interrupt();
     app.phase.send_replace(Phase::Closed);
     let _ = tokio::time::timeout(settings::LAST_BYTES_TIME * 2, serving).await;
 }

@@ -13,10 +13,10 @@ use hyper::body::{Frame, SizeHint};
 use jiff::Timestamp;
 
 use super::access::limits::Running;
-use super::api_error::ApiError;
+use super::api_error::{AUDIT_FAILED, ApiError};
 use super::app::App;
 use super::audit::digest::Digests;
-use super::audit::{Entry, Tokens};
+use super::audit::{Audit, Entry, OnDisk, Tokens};
 use crate::engine::{Stats, StopReason};
 
 /// One request, from its head to the last byte of its answer.
@@ -138,6 +138,7 @@ pub struct Finish {
     /// None until the head is sent.
     status: Option<StatusCode>,
     is_complete: bool,
+    is_written: bool,
 }
 
 impl Finish {
@@ -147,26 +148,44 @@ impl Finish {
             record,
             status: None,
             is_complete: false,
+            is_written: false,
         }
     }
 
     /// Follows a response to its last byte.
     pub fn follow(mut self, response: Response) -> Response {
         self.status = Some(response.status());
-        if let Some(error) = response.extensions().get::<ApiError>() {
+        let error = response.extensions().get::<ApiError>();
+        if let Some(error) = error {
             self.record.failed(error);
         }
+        let audit = self.app.audit.as_ref();
+        // That there can be no record is told without one.
+        let is_about_log = error.is_some_and(|error| error.code == Some(AUDIT_FAILED));
+        let is_recorded = self.record.caller.get().is_some() && !is_about_log;
+        let is_synced = is_recorded && audit.is_some_and(Audit::is_synced);
         response.map(|inner| {
+            if is_synced {
+                return Body::new(Synced {
+                    inner,
+                    finish: self,
+                    held: None,
+                    on_disk: None,
+                    is_over: false,
+                });
+            }
             Body::new(Followed {
                 inner,
                 finish: self,
             })
         })
     }
-}
 
-impl Drop for Finish {
-    fn drop(&mut self) {
+    /// Counts the request, and makes its record where it gets one; once.
+    fn end(&mut self) -> Option<Entry> {
+        if std::mem::replace(&mut self.is_written, true) {
+            return None;
+        }
         let record = &self.record;
         let mut details = record.lock();
         let took = record.started.elapsed();
@@ -180,30 +199,33 @@ impl Drop for Finish {
             None => 499,
         };
         let metrics = &self.app.metrics;
-        metrics.ended(record.endpoint, status, took);
-        metrics.tokens(&details.tokens);
-        if let Some(time) = details.queue_time {
-            metrics.queue_s.observe(time);
-        }
+        let model = details.model.take();
+        let name = model.as_ref().map(|(name, _)| name.as_str());
+        metrics.ended(record.endpoint, status, name, took);
+        metrics.of(name.unwrap_or_default(), |of| {
+            of.tokens(&details.tokens);
+            if let Some(time) = details.queue_time {
+                of.queue_s.observe(time);
+            }
+        });
         tracing::info!(
             id = %record.id, endpoint = record.endpoint, status, outcome, ms = took.as_millis() as u64,
             "request"
         );
-        let Some(audit) = &self.app.audit else { return };
+        let audit = self.app.audit.as_ref()?;
         let Some(key) = record.caller.get() else {
             if status == StatusCode::UNAUTHORIZED.as_u16() {
                 audit.denied();
             }
-            return;
+            return None;
         };
-        let model = details.model.take();
         let (model, model_sha256) = model.map_or((None, None), |(m, hash)| (Some(m), hash));
         let (prompt_digest, answer_digest) = details
             .digests
             .take()
             .map_or((None, None), |digests| digests.finish());
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        audit.write(Entry {
+        Some(Entry {
             time: record.at,
             id: record.id.clone(),
             key: key.to_string(),
@@ -218,7 +240,16 @@ impl Drop for Finish {
             latency_ms: ms(took),
             prompt_digest,
             answer_digest,
-        });
+        })
+    }
+}
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        let entry = self.end();
+        if let (Some(audit), Some(entry)) = (&self.app.audit, entry) {
+            audit.write(entry);
+        }
     }
 }
 
@@ -245,6 +276,101 @@ impl HttpBody for Followed {
 
     fn is_end_stream(&self) -> bool {
         self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// A body whose last bytes wait until the request's record is on the disk.
+struct Synced {
+    inner: Body,
+    finish: Finish,
+    /// What comes next, read already to see whether it is the last.
+    held: Option<Result<Frame<Bytes>, Error>>,
+    /// The record is being written.
+    on_disk: Option<OnDisk>,
+    /// The inner body has ended.
+    is_over: bool,
+}
+
+impl Synced {
+    /// The inner body has ended, with what is held.
+    fn over(&mut self) {
+        self.is_over = true;
+        self.finish.is_complete = true;
+        let entry = self.finish.end();
+        self.on_disk = match (&self.finish.app.audit, entry) {
+            (Some(audit), Some(entry)) => Some(audit.write_synced(entry)),
+            _ => None,
+        };
+    }
+
+    fn poll_inner(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        Pin::new(&mut self.inner).poll_frame(context)
+    }
+}
+
+impl HttpBody for Synced {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        if !this.is_over {
+            let frame = match this.held.take() {
+                Some(frame) => Some(frame),
+                None => match this.poll_inner(context) {
+                    Poll::Ready(frame) => frame,
+                    Poll::Pending => return Poll::Pending,
+                },
+            };
+            match frame {
+                // A connection that breaks: the record says so when this is dropped.
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Ok(frame)) => {
+                    let is_last = this.inner.is_end_stream()
+                        || match this.poll_inner(context) {
+                            Poll::Pending => false,
+                            Poll::Ready(None) => true,
+                            Poll::Ready(Some(next)) => {
+                                this.held = Some(next);
+                                false
+                            }
+                        };
+                    if !is_last {
+                        return Poll::Ready(Some(Ok(frame)));
+                    }
+                    this.held = Some(Ok(frame));
+                }
+                None => {}
+            }
+            this.over();
+        }
+        if let Some(on_disk) = &mut this.on_disk {
+            match Pin::new(on_disk).poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) => this.on_disk = None,
+                Poll::Ready(Err(_)) => {
+                    // An answer without a record does not end as one.
+                    this.on_disk = None;
+                    this.held = None;
+                    return Poll::Ready(Some(Err(Error::new("the audit log cannot be written"))));
+                }
+            }
+        }
+        Poll::Ready(this.held.take())
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over && self.held.is_none() && self.on_disk.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {

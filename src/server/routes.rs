@@ -15,7 +15,7 @@ use axum::routing::{MethodRouter, get, post};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::access::{Caller, Scope};
-use super::api_error::ApiError;
+use super::api_error::{AUDIT_FAILED, ApiError};
 use super::app::{App, random_id};
 use super::generate::Asked;
 use super::openai::{chat, completions, models, responses};
@@ -33,13 +33,15 @@ enum Access {
 #[derive(Default)]
 struct Routes {
     router: Router<Arc<App>>,
-    access: HashMap<&'static str, (&'static str, Access)>,
+    access: HashMap<String, (&'static str, Access)>,
 }
 
 impl Routes {
     fn add(mut self, access: Access, path: &'static str, handler: MethodRouter<Arc<App>>) -> Self {
-        self.router = self.router.route(path, handler);
-        self.access.insert(path, (path, access));
+        // The names of models in folders have slashes.
+        let pattern = path.replace("{model}", "{*model}");
+        self.router = self.router.route(&pattern, handler);
+        self.access.insert(pattern, (path, access));
         self
     }
 
@@ -54,8 +56,11 @@ impl Routes {
 
 /// The whole service.
 pub fn router(app: &Arc<App>) -> Router {
-    let Routes { router, access } = Routes::default()
-        .public("/", get(page::serve))
+    let mut routes = Routes::default();
+    if app.settings.has_page {
+        routes = routes.public("/", get(page::serve));
+    }
+    let Routes { router, access } = routes
         .public("/health", get(health::ready))
         .public("/openapi.json", get(openapi))
         .public("/health/live", get(health::live))
@@ -121,7 +126,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
 #[derive(Clone)]
 struct Door {
     app: Arc<App>,
-    access: Arc<HashMap<&'static str, (&'static str, Access)>>,
+    access: Arc<HashMap<String, (&'static str, Access)>>,
 }
 
 /// Lets a request in or refuses it, before its body is read, and follows it to its end.
@@ -194,7 +199,7 @@ impl Door {
         if app.audit.as_ref().is_some_and(|audit| !audit.is_working()) {
             return Err(ApiError::unavailable(
                 "the audit log cannot be written",
-                "audit_failed",
+                AUDIT_FAILED,
                 60,
             ));
         }

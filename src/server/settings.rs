@@ -21,9 +21,9 @@ pub struct Settings {
     pub cors_origins: Vec<String>,
     /// The audit log.
     pub audit: Option<AuditSettings>,
-    /// The model's name, where the file's is not wanted.
-    pub alias: Option<String>,
-    /// The most requests that wait for a slot.
+    /// The chat page is at `/`.
+    pub has_page: bool,
+    /// The most requests that wait for a slot of a model.
     pub n_queue: usize,
     /// Bounds of connections and requests.
     pub bounds: Bounds,

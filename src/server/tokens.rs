@@ -1,13 +1,9 @@
 //! Tokens and templates by themselves, under llama-server's names.
 
-use std::sync::Arc;
-
-use axum::extract::State;
 use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use super::api_error::ApiError;
-use super::app::App;
 use super::body::JsonBody;
 use super::generate::Asked;
 use super::json::{whole, wrong};
@@ -16,7 +12,7 @@ use crate::llama::TokenId;
 
 /// Tokens of a text.
 pub async fn tokenize(
-    State(app): State<Arc<App>>,
+    Extension(asked): Extension<Asked>,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
     let content = fields.string("content")?;
@@ -24,8 +20,9 @@ pub async fn tokenize(
     let add_special = fields.bool("add_special")?.unwrap_or(false);
     let parse_special = fields.bool("parse_special")?.unwrap_or(true);
     let with_pieces = fields.bool("with_pieces")?.unwrap_or(false);
-    blocking(app, move |app| {
-        let tokenizer = app.model()?.engine.tokenizer();
+    let model = asked.model(&mut fields).await?;
+    blocking(move || {
+        let tokenizer = model.engine.tokenizer();
         let tokens = if parse_special {
             tokenizer.encode_with_special(&content, add_special)?
         } else {
@@ -50,13 +47,14 @@ pub async fn tokenize(
 
 /// The text of tokens.
 pub async fn detokenize(
-    State(app): State<Arc<App>>,
+    Extension(asked): Extension<Asked>,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
     let tokens = fields.array("tokens")?;
     let tokens = read_tokens(fields.require("tokens", tokens)?, "tokens")?;
-    blocking(app, move |app| {
-        let tokenizer = app.model()?.engine.tokenizer();
+    let model = asked.model(&mut fields).await?;
+    blocking(move || {
+        let tokenizer = model.engine.tokenizer();
         let n_vocab = tokenizer.model().n_vocab();
         let mut bytes = Vec::new();
         for token in tokens {
@@ -73,14 +71,14 @@ pub async fn detokenize(
 
 /// What the model would see of a conversation.
 pub async fn apply_template(
-    State(app): State<Arc<App>>,
-    Extension(_): Extension<Asked>,
+    Extension(asked): Extension<Asked>,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
     let messages = messages::read(&mut fields)?;
     let add = fields.bool("add_generation_prompt")?.unwrap_or(true);
-    blocking(app, move |app| {
-        let template = messages::template(app.model()?)?;
+    let model = asked.model(&mut fields).await?;
+    blocking(move || {
+        let template = messages::template(&model)?;
         let rendered = template.render(&messages, add)?;
         Ok(Json(json!({"prompt": rendered.text})))
     })
@@ -100,10 +98,9 @@ pub fn read_tokens(items: Vec<Value>, path: &str) -> Result<Vec<TokenId>, ApiErr
 
 /// Runs what takes long on a thread that may be kept busy.
 pub async fn blocking<T: Send + 'static>(
-    app: Arc<App>,
-    work: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    match tokio::task::spawn_blocking(move || work(&app)).await {
+    match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => Err(ApiError::internal(error.to_string())),
     }

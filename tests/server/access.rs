@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{asked, chatty, question};
 use crate::args;
-use crate::util::http::{JSON, Response, Server};
+use crate::util::http::{JSON, Response, Server, sum_of};
 use crate::util::models;
 use crate::util::program::{Ran, yi};
 
@@ -260,8 +260,17 @@ fn files_of_keys_that_are_none_are_refused() {
             let permissions = std::fs::Permissions::from_mode(mode);
             std::fs::set_permissions(keys.path(), permissions).unwrap();
         };
-        set(0o666);
-        serve(&keys.path()).fails(3, &["other users may write"]);
+        for mode in [0o666, 0o620, 0o602] {
+            set(mode);
+            let hint = "hint: take the permission away: chmod go-w";
+            serve(&keys.path()).fails(3, &["other users may write", &format!("{mode:o}"), hint]);
+            keys.run("list", &[]).fails(3, &["other users may write"]);
+            keys.run("revoke", &["tests"])
+                .fails(3, &["other users may write"]);
+        }
+        // Others may read hashes.
+        set(0o644);
+        keys.run("list", &[]).ok();
         // What `add` makes is its owner's alone.
         set(0o600);
         std::fs::remove_file(keys.path()).unwrap();
@@ -388,10 +397,7 @@ fn a_key_with_many_requests_does_not_hold_up_another() {
         let metrics = server
             .request("GET", "/metrics", &[&bearer(&admin)], b"")
             .text();
-        let line = metrics
-            .lines()
-            .find_map(|l| l.strip_prefix("yi_requests_waiting "));
-        line.unwrap().parse().unwrap()
+        sum_of(&metrics, "yi_requests_waiting", "") as u32
     };
     let begun = std::time::Instant::now();
     while waiting() < 9 {

@@ -339,3 +339,62 @@ fn two_servers_do_not_write_to_one_log_and_none_answers_without_it() {
     ])
     .fails(4, &["nowhere/audit.jsonl"]);
 }
+
+#[test]
+fn with_fsync_always_no_answer_ends_before_its_record_is_there() {
+    let log = Log::new();
+    let server = log.serve(&["--audit-fsync", "always"]);
+    let has = |id: &str| fs::read_to_string(log.path()).unwrap().contains(id);
+    for _ in 0..20 {
+        let whole = server.post(CHAT, &request("Hello", 2));
+        whole.ok();
+        assert!(has(whole.head.header("x-request-id").unwrap()));
+        let refused = server.post(CHAT, &json!({"messages": []}));
+        assert_eq!(refused.status(), 400);
+        assert!(has(refused.head.header("x-request-id").unwrap()));
+        // The last event of a stream says that it was the last; what ends the body comes after it.
+        let mut streaming = request("Hello", 3);
+        streaming["stream"] = json!(true);
+        let mut client = server.connect();
+        client.post(CHAT, &streaming);
+        let head = client.head();
+        let mut text = Vec::new();
+        while !text.ends_with(b"data: [DONE]\n\n") {
+            text.extend(client.chunk().unwrap());
+        }
+        assert!(has(head.header("x-request-id").unwrap()));
+        assert_eq!(client.chunk(), None);
+        // The connection is good for more.
+        client.post(CHAT, &request("Hello", 1));
+        client.response().ok();
+    }
+    server.get("/health").ok();
+    server.get("/nothing").fails(404, "unknown_url", None);
+    end(server);
+    log.audit("verify", &[]).ok();
+    let requests = log.records();
+    let requests = requests.iter().filter(|r| r["event"] == "request");
+    assert_eq!(requests.clone().count(), 81);
+    assert!(requests.clone().all(|r| r["outcome"] != "cancelled"));
+}
+
+#[test]
+fn an_answer_whose_record_cannot_be_written_does_not_end_as_one() {
+    use std::io::Read as _;
+    let log = Log::new();
+    let server = log.serve(&["--audit-fsync", "always", "--audit-rotate", "1B"]);
+    // The file that is rotated gets no name: there is something of that name.
+    let taken = log.dir.path().join("audit.jsonl.000000000002");
+    fs::create_dir_all(taken.join("x")).unwrap();
+    let mut client = server.connect();
+    client.post(CHAT, &request("Hello", 2));
+    let mut answer = Vec::new();
+    // It is cut off, by an end or a reset, before its last byte.
+    let _ = client.stream.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(!answer.contains("timings"), "{answer}");
+    server
+        .post(CHAT, &request("Hello", 2))
+        .fails(503, "audit_failed", None);
+    assert_eq!(server.get("/health").status(), 503);
+}

@@ -90,7 +90,7 @@ fn a_client_that_leaves_frees_its_slot() {
     server.wait_for_metric("yi_requests_running", 0.0);
     let text = server.get("/metrics").text();
     assert!(
-        text.contains("endpoint=\"/v1/chat/completions\",status=\"499\"} "),
+        text.contains("endpoint=\"/v1/chat/completions\",status=\"499\","),
         "{text}"
     );
 }

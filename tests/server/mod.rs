@@ -5,6 +5,7 @@ mod access;
 mod audit;
 mod chat;
 mod completions;
+mod fleet;
 mod forms;
 mod hostile;
 mod load;
@@ -12,9 +13,12 @@ mod load;
 mod notify;
 mod openapi;
 mod page;
+mod readme;
 mod tokens;
 mod tools;
 mod transport;
+
+use std::ffi::OsString;
 
 use serde_json::{Value, json};
 
@@ -29,6 +33,16 @@ fn demo(arguments: &[&str]) -> Server {
 /// A server over a model that writes random words for as long as it is asked to.
 fn chatty(arguments: &[&str]) -> Server {
     Server::start(models::chatty(), arguments)
+}
+
+/// A server with just these arguments, besides where it listens.
+fn serve(arguments: &[&str]) -> Server {
+    Server::start_with(listening(arguments), &[])
+}
+
+fn listening(arguments: &[&str]) -> Vec<OsString> {
+    let all = ["--port", "0", "-t", "1"].iter().chain(arguments);
+    all.map(OsString::from).collect()
 }
 
 /// A question to a chat model, greedy.

@@ -55,6 +55,18 @@ fn the_page_comes_with_a_policy_that_fits_its_script_and_style_and_nothing_else(
 }
 
 #[test]
+fn the_page_can_be_left_out() {
+    let server = chatty(&["--no-page"]);
+    server.get("/").fails(404, "unknown_url", None);
+    server.get("/health").ok();
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("serve.toml");
+    std::fs::write(&config, "no-page = true\n").unwrap();
+    let from_file = chatty(&["--config", config.to_str().unwrap()]);
+    from_file.get("/").fails(404, "unknown_url", None);
+}
+
+#[test]
 fn a_browser_that_has_the_page_is_not_sent_it_again() {
     let server = chatty(&[]);
     let page = server.get("/");

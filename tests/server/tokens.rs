@@ -82,7 +82,9 @@ fn health_properties_and_metrics() {
     assert_eq!(server.metric("yi_slots"), 3.0);
     assert_eq!(server.metric("yi_first_token_seconds_count"), 1.0);
     let text = server.get("/metrics").text();
-    assert!(text.contains("yi_requests_total{endpoint=\"/v1/chat/completions\",status=\"200\"} 1"));
+    assert!(text.contains(
+        "yi_requests_total{endpoint=\"/v1/chat/completions\",status=\"200\",model=\"chatty\"} 1"
+    ));
     // The text format: each line is a comment or a name and a number.
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (_, value) = line.rsplit_once(' ').unwrap();

@@ -145,11 +145,15 @@ impl Server {
         self.request("POST", path, &[JSON], body.to_string().as_bytes())
     }
 
-    /// A metric's value.
+    /// A metric's value, summed over its labels.
     pub fn metric(&self, name: &str) -> f64 {
-        let text = self.get("/metrics").text();
-        let line = text.lines().find(|l| l.starts_with(&format!("{name} ")));
-        line.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap()
+        sum_of(&self.get("/metrics").text(), name, "")
+    }
+
+    /// A metric's value for one model.
+    pub fn metric_of(&self, name: &str, model: &str) -> f64 {
+        let label = format!("model=\"{model}\"");
+        sum_of(&self.get("/metrics").text(), name, &label)
     }
 
     /// Waits until a metric has a value.
@@ -165,6 +169,19 @@ impl Server {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+/// The sum of a metric's samples whose labels hold some text; there must be one.
+pub fn sum_of(metrics: &str, name: &str, labels: &str) -> f64 {
+    let sample = |line: &str| {
+        let rest = line.strip_prefix(name)?;
+        let (found, value) = rest.rsplit_once(' ')?;
+        let is_it = (found.is_empty() || found.starts_with('{')) && found.contains(labels);
+        is_it.then(|| value.parse::<f64>().unwrap())
+    };
+    let samples: Vec<f64> = metrics.lines().filter_map(sample).collect();
+    assert!(!samples.is_empty(), "no {name} {labels}: {metrics}");
+    samples.iter().sum()
 }
 
 impl Drop for Server {

@@ -3,6 +3,7 @@
 use super::{Draft, Part, Scheduler, sequence};
 use crate::engine::answer::Reader;
 use crate::engine::slot::Slot;
+use crate::llama::TokenId;
 
 /// A guess as likely as this needs no draft model.
 const GOOD_CHANCE: f32 = 0.6;
@@ -34,7 +35,8 @@ impl Scheduler {
             return;
         }
         let n_left = self.context.n_batch() - generating.len();
-        let n_prefill = if generating.is_empty() {
+        // Those who generate with other models of this process wait for a turn between two batches.
+        let n_prefill = if generating.is_empty() && !self.context.is_contended() {
             n_left
         } else {
             n_left.min(self.n_prefill)

@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError};
 
 use llama_cpp_sys_2 as sys;
 
-use super::{Adapter, Batch, Model, Pooling, log};
+use super::{Adapter, Batch, Model, Pooling, log, turns};
 use threads::Threads;
 
 pub use output::all_logits;
@@ -49,6 +49,9 @@ pub struct Context {
     // Dropped by hand first, since it uses the threads.
     context: NonNull<sys::llama_context>,
     _threads: Threads,
+    n_threads: usize,
+    n_threads_batch: usize,
+    shares_processors: bool,
     model: Arc<Model>,
     stop: Arc<AtomicBool>,
     /// Which tokens of the last computed batch have logits.
@@ -141,7 +144,7 @@ impl Context {
             });
         };
         set_adapters(context, &params.adapters);
-        let threads = Threads::new(params.n_threads, params.n_threads_batch);
+        let threads = Threads::new(params);
         threads.attach(context);
         // SAFETY: the context is alive.
         let (n_batch, n_ubatch) = unsafe {
@@ -155,6 +158,9 @@ impl Context {
         Ok(Context {
             context,
             _threads: threads,
+            n_threads: params.n_threads,
+            n_threads_batch: params.n_threads_batch,
+            shares_processors: params.shares_processors,
             model,
             stop,
             outputs: Vec::new(),
@@ -199,7 +205,14 @@ impl Context {
         self.n_seq_max as usize
     }
 
-    /// Computes a batch; afterwards [`Context::logits`] gives the outputs it asked for.
+    /// Whether another context with which it shares the processors computes at this moment, or waits for its turn,
+    /// and there are not enough of them for both.
+    #[must_use]
+    pub fn is_contended(&self) -> bool {
+        self.shares_processors && turns::is_contended(self.n_threads_batch)
+    }
+
+    /// Computes a batch, when it is its turn; afterwards [`Context::logits`] gives the outputs it asked for.
     ///
     /// # Errors
     /// See [`DecodeError`]. After an error the context may hold a part of the batch: cut it back with
@@ -244,6 +257,11 @@ impl Context {
             seq_id: sequence_lists.as_mut_ptr(),
             logits: outputs.as_mut_ptr(),
         };
+        let _turn = turns::take(if n_tokens == 1 {
+            self.n_threads
+        } else {
+            self.n_threads_batch
+        });
         log::take_errors();
         // SAFETY: all arrays have n_tokens entries (n_tokens <= n_batch fits i32) and outlive the call;
         // tokens, positions and sequences are in range (`check`), one sequence per token.

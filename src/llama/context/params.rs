@@ -36,6 +36,10 @@ pub struct ContextParams {
     /// `Some` makes a context that computes a vector for each sequence (with [`Pooling::None`] for each token), and
     /// no logits.
     pub pooling: Option<Pooling>,
+    /// Other contexts of this process compute, too. Then threads wait asleep for the next computation: awake it comes
+    /// quicker, but they are in the way of the others'. And long computations leave turns to the others, see
+    /// [`Context::is_contended`](super::Context::is_contended).
+    pub shares_processors: bool,
 }
 
 impl Default for ContextParams {
@@ -54,6 +58,7 @@ impl Default for ContextParams {
             adapters: Vec::new(),
             can_save: false,
             pooling: None,
+            shares_processors: false,
         }
     }
 }

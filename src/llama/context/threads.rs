@@ -4,6 +4,7 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
+use super::ContextParams;
 use crate::llama::threadpool::ThreadPool;
 
 /// The threads of a context: a pool for single tokens and, where the number differs, one for batches.
@@ -15,13 +16,14 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    pub(super) fn new(n_threads: usize, n_threads_batch: usize) -> Self {
+    pub(super) fn new(params: &ContextParams) -> Self {
+        let pool = |n_threads| ThreadPool::new(n_threads, !params.shares_processors);
         Threads {
-            single: ThreadPool::new(n_threads),
-            batch: if n_threads_batch == n_threads {
+            single: pool(params.n_threads),
+            batch: if params.n_threads_batch == params.n_threads {
                 None
             } else {
-                ThreadPool::new(n_threads_batch)
+                pool(params.n_threads_batch)
             },
         }
     }

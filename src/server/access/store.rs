@@ -202,7 +202,9 @@ impl KeyFile {
         };
         let changed = change(&mut keys)?;
         let temporary = with_suffix(path, ".new");
-        let written = write(&temporary, &keys).and_then(|()| fs::rename(&temporary, path));
+        let written = write(&temporary, &keys)
+            .and_then(|()| fs::rename(&temporary, path))
+            .and_then(|()| sync_folder(path));
         if let Err(source) = written {
             let _ = fs::remove_file(&temporary);
             return Err(io(source));
@@ -302,6 +304,20 @@ fn write(path: &Path, keys: &KeyFile) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Forces the file's new name to the disk: a key that was revoked stays so after a crash.
+#[cfg(unix)]
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_path: &Path) -> io::Result<()> {
+    Ok(())
+}
+
 /// A file that only its owner reads.
 fn private_file(path: &Path, empty: bool) -> io::Result<File> {
     let mut options = File::options();
@@ -319,7 +335,7 @@ fn check_permissions(path: &Path, file: &File) -> Result<(), KeyFileError> {
         source,
     })?;
     let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o002 != 0 {
+    if mode & 0o022 != 0 {
         return Err(KeyFileError::Writable {
             path: path.to_owned(),
             mode,

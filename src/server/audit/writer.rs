@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio::sync::oneshot;
 
 use super::digest::Salt;
 use super::log::Log;
@@ -23,6 +24,7 @@ pub struct Audit {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
     salt: Option<Salt>,
+    sync: Sync,
 }
 
 #[derive(Debug, Default)]
@@ -37,8 +39,15 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     events: Vec<Event>,
+    /// Who waits until these records are on the disk. They are dropped where they never will be.
+    waiting: Vec<oneshot::Sender<()>>,
     closed: bool,
+    /// Nothing is written any more.
+    ended: bool,
 }
+
+/// Ends when a record is on the disk, or with an error when it never will be.
+pub type OnDisk = oneshot::Receiver<()>;
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -73,13 +82,32 @@ impl Audit {
             shared,
             thread: Mutex::new(Some(thread)),
             salt,
+            sync,
         })
+    }
+
+    /// Whether each record must be on the disk before its answer ends.
+    pub fn is_synced(&self) -> bool {
+        self.sync == Sync::Always
     }
 
     /// Adds a record. It does not wait for the disk.
     pub fn write(&self, entry: Entry) {
         self.shared.lock().events.push(Event::Request(entry));
         self.shared.arrived.notify_one();
+    }
+
+    /// Adds a record, and tells when it is on the disk.
+    pub fn write_synced(&self, entry: Entry) -> OnDisk {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.shared.lock();
+        if !state.ended {
+            state.events.push(Event::Request(entry));
+            state.waiting.push(sender);
+        }
+        drop(state);
+        self.shared.arrived.notify_one();
+        receiver
     }
 
     /// Counts a request without a valid key. There is one record for all of a second: whoever has no key must
@@ -126,11 +154,15 @@ fn write(shared: &Shared, mut log: Log, sync: Sync) {
     impl Drop for Failed<'_> {
         fn drop(&mut self) {
             self.0.failed.store(!self.1, Ordering::Relaxed);
+            let mut state = self.0.lock();
+            state.ended = true;
+            state.waiting.clear();
         }
     }
     let mut failed = Failed(shared, false);
     let mut synced = Instant::now();
     let mut is_dirty = false;
+    let mut unsynced: Vec<oneshot::Sender<()>> = Vec::new();
     loop {
         let tick = match sync {
             Sync::Every(time) if is_dirty => DENIED_EVERY.min(time),
@@ -142,6 +174,7 @@ fn write(shared: &Shared, mut log: Log, sync: Sync) {
             (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         }
         let mut events = std::mem::take(&mut state.events);
+        unsynced.append(&mut state.waiting);
         let closed = state.closed;
         drop(state);
         let count = shared.denied.swap(0, Ordering::Relaxed);
@@ -173,10 +206,76 @@ fn write(shared: &Shared, mut log: Log, sync: Sync) {
             }
             synced = Instant::now();
             is_dirty = false;
+            for waiting in unsynced.drain(..) {
+                // Whoever has left does not mind.
+                let _ = waiting.send(());
+            }
         }
         if closed {
             failed.1 = true;
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Tokens;
+    use super::*;
+
+    fn entry(id: &str) -> Entry {
+        Entry {
+            time: Timestamp::now(),
+            id: id.to_owned(),
+            key: "k".to_owned(),
+            endpoint: "/v1/completions",
+            model: None,
+            model_sha256: None,
+            tokens: Tokens::default(),
+            status: 200,
+            outcome: "ok",
+            queue_ms: None,
+            first_token_ms: None,
+            latency_ms: 1,
+            prompt_digest: None,
+            answer_digest: None,
+        }
+    }
+
+    fn open(path: &std::path::Path, rotate_bytes: u64) -> Audit {
+        Audit::open(&AuditSettings {
+            path: path.to_owned(),
+            sync: Sync::Always,
+            rotate_bytes,
+            digests: false,
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn whoever_waits_for_a_record_is_told_when_it_is_in_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        let audit = open(&path, u64::MAX);
+        let waiting: Vec<OnDisk> = (0..20)
+            .map(|i| audit.write_synced(entry(&format!("r{i}-"))))
+            .collect();
+        for (i, on_disk) in waiting.into_iter().enumerate() {
+            on_disk.blocking_recv().unwrap();
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(text.contains(&format!("\"id\":\"r{i}-\"")), "{i}: {text}");
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_log_that_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        // Rotation fails, for the name of the rotated file is a folder's.
+        let audit = open(&path, 1);
+        std::fs::create_dir_all(folder.path().join("audit.jsonl.000000000002/x")).unwrap();
+        assert!(audit.write_synced(entry("a")).blocking_recv().is_err());
+        assert!(!audit.is_working());
+        assert!(audit.write_synced(entry("b")).blocking_recv().is_err());
     }
 }

@@ -8,14 +8,13 @@ use super::options::Options;
 use super::wire::{Timings, TokenInfo, Usage, finish_reason};
 use super::{messages, tools};
 use crate::engine::{Finished, Prepared};
-use crate::server::access::Caller;
 use crate::server::api_error::ApiError;
-use crate::server::app::{App, random_id, unix_time};
+use crate::server::app::{random_id, unix_time};
 use crate::server::body::JsonBody;
 use crate::server::converse::{Conversation, Ending, Said, Speech};
+use crate::server::fleet::Lease;
 use crate::server::generate::{Answers, Asked};
 use crate::server::json::Fields;
-use crate::server::record::Record;
 use crate::server::sse::{self, Events};
 use crate::server::tools::Tools;
 
@@ -29,14 +28,14 @@ pub async fn create(
     if reply.stream {
         return Ok(sse::response(|events| stream(asked, reply, speech, events)));
     }
-    whole(&asked.app, &reply, speech).await
+    whole(&reply, speech).await
 }
 
 /// How to answer.
 struct Reply {
     id: String,
     created: u64,
-    model: String,
+    model: Lease,
     n: usize,
     stream: bool,
     include_usage: bool,
@@ -46,12 +45,10 @@ struct Reply {
 
 /// From fields to requests for the engine.
 fn prepare(
-    app: &App,
-    caller: &Caller,
-    record: &Record,
+    asked: &Asked,
+    model: &Lease,
     mut fields: Fields,
 ) -> Result<(Vec<Prepared>, Reply), ApiError> {
-    let model = app.model_named(fields.string("model")?.as_deref())?;
     let messages = messages::read(&mut fields)?;
     let options = Options::read(&mut fields, model)?;
     let logprobs = fields.bool("logprobs")?.unwrap_or(false);
@@ -73,12 +70,12 @@ fn prepare(
         max_tokens,
         logprobs: logprobs.then(|| top_logprobs.unwrap_or(0) as usize),
     };
-    let requests = conversation.prepare(app, model, caller, record)?;
+    let requests = conversation.prepare(asked, model)?;
     let Conversation { options, tools, .. } = conversation;
     let reply = Reply {
         id: random_id("chatcmpl-"),
         created: unix_time(),
-        model: model.id.clone(),
+        model: model.clone(),
         n: options.n,
         stream: options.stream,
         include_usage: options.include_usage,
@@ -190,8 +187,8 @@ fn reason(ending: Ending) -> &'static str {
 }
 
 /// The whole answer at once.
-async fn whole(app: &App, reply: &Reply, mut speech: Speech) -> Result<Response, ApiError> {
-    let tokenizer = app.model()?.engine.tokenizer();
+async fn whole(reply: &Reply, mut speech: Speech) -> Result<Response, ApiError> {
+    let tokenizer = reply.model.engine.tokenizer();
     let mut written: Vec<Written> = (0..reply.n).map(|_| Written::default()).collect();
     while let Some(said) = speech.next().await {
         let (i, said) = said?;
@@ -229,7 +226,7 @@ async fn whole(app: &App, reply: &Reply, mut speech: Speech) -> Result<Response,
         id: &reply.id,
         object: "chat.completion",
         created: reply.created,
-        model: &reply.model,
+        model: &reply.model.id,
         choices: choices.collect(),
         usage: Usage::of(&finished, reply.n),
         timings: only(&finished),
@@ -318,14 +315,13 @@ impl Delta {
 
 /// The answer as it is written.
 async fn stream(asked: Asked, reply: Reply, mut speech: Speech, events: Events) {
-    let Ok(model) = asked.app.model() else { return };
-    let tokenizer = model.engine.tokenizer();
+    let tokenizer = reply.model.engine.tokenizer();
     let usage = reply.include_usage.then_some(None);
     let chunk = |choices, usage, timings| Chunk {
         id: &reply.id,
         object: "chat.completion.chunk",
         created: reply.created,
-        model: &reply.model,
+        model: &reply.model.id,
         choices,
         usage,
         timings,

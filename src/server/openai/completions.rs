@@ -10,14 +10,13 @@ use super::wire::{Timings, Usage, finish_reason, finite, token_text};
 use crate::engine::tokenize::Tokenizer;
 use crate::engine::{Event, Finished, Prepared, TokenLogprobs};
 use crate::llama::TokenId;
-use crate::server::access::Caller;
 use crate::server::api_error::ApiError;
-use crate::server::app::{App, Served, random_id, unix_time};
+use crate::server::app::{Served, random_id, unix_time};
 use crate::server::audit::digest::Digests;
 use crate::server::body::JsonBody;
+use crate::server::fleet::Lease;
 use crate::server::generate::{Answers, Asked};
 use crate::server::json::{Fields, wrong};
-use crate::server::record::Record;
 use crate::server::sse::{self, Events};
 use crate::server::tokens::read_tokens;
 
@@ -39,14 +38,14 @@ pub async fn create(
             stream(asked, reply, answers, events)
         }));
     }
-    whole(&asked.app, &reply, answers).await
+    whole(&reply, answers).await
 }
 
 /// How to answer.
 struct Reply {
     id: String,
     created: u64,
-    model: String,
+    model: Lease,
     options: Options,
     echo: bool,
     logprobs: Option<usize>,
@@ -61,13 +60,10 @@ pub struct Prompt {
 }
 
 fn prepare(
-    app: &App,
-    caller: &Caller,
-    record: &Record,
+    asked: &Asked,
+    model: &Lease,
     mut fields: Fields,
 ) -> Result<(Vec<Prepared>, Reply), ApiError> {
-    let model = app.model_named(fields.string("model")?.as_deref())?;
-    record.set_model(&model.id, model.sha256.as_deref());
     let prompts = prompts(&mut fields, "prompt", model, MAX_PROMPTS)?;
     let options = Options::read(&mut fields, model)?;
     let echo = fields.bool("echo")?.unwrap_or(false);
@@ -87,15 +83,16 @@ fn prepare(
         let message = format!("best_of is {best_of}; it must be as n, {}", options.n);
         return Err(ApiError::unsupported("best_of", message));
     }
-    if let Some(salt) = app.audit.as_ref().and_then(|audit| audit.salt()) {
+    if let Some(salt) = asked.app.audit.as_ref().and_then(|audit| audit.salt()) {
         let text: String = prompts.iter().map(|prompt| prompt.text.as_str()).collect();
-        record.set_digests(Digests::new(salt, &text));
+        asked.record.set_digests(Digests::new(salt, &text));
     }
     let mut requests = Vec::new();
     for prompt in &prompts {
-        let n_predict = model.n_predict(Some(n_predict), prompt.tokens.len(), caller)?;
+        let n_predict = model.n_predict(Some(n_predict), prompt.tokens.len(), &asked.caller)?;
         for i in 0..options.n {
-            let mut request = options.request(prompt.tokens.clone(), n_predict, &caller.id, i);
+            let mut request =
+                options.request(prompt.tokens.clone(), n_predict, &asked.caller.id, i);
             request.logprobs = logprobs;
             request.prompt_logprobs = logprobs.filter(|_| echo);
             requests.push(model.engine.prepare(request)?);
@@ -104,7 +101,7 @@ fn prepare(
     let reply = Reply {
         id: random_id("cmpl-"),
         created: unix_time(),
-        model: model.id.clone(),
+        model: model.clone(),
         options,
         echo,
         logprobs,
@@ -292,8 +289,8 @@ fn begin<'a>(reply: &Reply, tokenizer: &'a Tokenizer) -> Vec<Written<'a>> {
     (0..n).map(written).collect()
 }
 
-async fn whole(app: &App, reply: &Reply, mut answers: Answers) -> Result<Response, ApiError> {
-    let mut written = begin(reply, app.model()?.engine.tokenizer());
+async fn whole(reply: &Reply, mut answers: Answers) -> Result<Response, ApiError> {
+    let mut written = begin(reply, reply.model.engine.tokenizer());
     let mut finished: Vec<Option<Finished>> = vec![None; written.len()];
     let mut choices: Vec<Option<Choice>> = written.iter().map(|_| None).collect();
     while let Some(event) = answers.next().await {
@@ -313,7 +310,7 @@ async fn whole(app: &App, reply: &Reply, mut answers: Answers) -> Result<Respons
         id: &reply.id,
         object: "text_completion",
         created: reply.created,
-        model: &reply.model,
+        model: &reply.model.id,
         choices,
         usage: Some(Some(Usage::of(&finished, reply.options.n))),
         timings: only(&finished),
@@ -342,15 +339,14 @@ fn only(finished: &[Option<Finished>]) -> Option<Timings> {
 }
 
 async fn stream(asked: Asked, reply: Reply, mut answers: Answers, events: Events) {
-    let Ok(model) = asked.app.model() else { return };
-    let mut written = begin(&reply, model.engine.tokenizer());
+    let mut written = begin(&reply, reply.model.engine.tokenizer());
     let mut finished: Vec<Option<Finished>> = vec![None; written.len()];
     let no_usage = reply.options.include_usage.then_some(None);
     let chunk = |choices, usage, timings| Completion {
         id: &reply.id,
         object: "text_completion",
         created: reply.created,
-        model: &reply.model,
+        model: &reply.model.id,
         choices,
         usage,
         timings,

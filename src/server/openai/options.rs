@@ -30,7 +30,7 @@ pub struct Options {
 impl Options {
     /// Takes the fields; what is absent is as the model's file recommends.
     pub fn read(fields: &mut Fields, model: &Served) -> Result<Self, ApiError> {
-        let mut sampling = model.sampling.clone();
+        let mut sampling = model.card.sampling.clone();
         let set = |field: &mut f32, value: Option<f32>| *field = value.unwrap_or(*field);
         set(&mut sampling.temp, fields.number("temperature", 0.0..=2.0)?);
         // 0 means the likeliest token only, as the smallest share does.

@@ -9,14 +9,13 @@ use super::options::Options;
 use super::tools;
 use crate::engine::template::{Message, Role};
 use crate::engine::{Constraint, Prepared, Stats, StopReason};
-use crate::server::access::Caller;
 use crate::server::api_error::ApiError;
-use crate::server::app::{App, random_id, unix_time};
+use crate::server::app::{random_id, unix_time};
 use crate::server::body::JsonBody;
 use crate::server::converse::{Conversation, Said, Speech};
+use crate::server::fleet::Lease;
 use crate::server::generate::{Answers, Asked};
 use crate::server::json::{Fields, wrong};
-use crate::server::record::Record;
 use crate::server::sse::{self, Events};
 use crate::server::tools::Tools;
 
@@ -49,7 +48,7 @@ pub async fn create(
 struct Reply {
     id: String,
     created: u64,
-    model: String,
+    model: Lease,
     stream: bool,
     tools: Option<Tools>,
     /// What the request said, which the answer repeats.
@@ -57,12 +56,10 @@ struct Reply {
 }
 
 fn prepare(
-    app: &App,
-    caller: &Caller,
-    record: &Record,
+    asked: &Asked,
+    model: &Lease,
     mut fields: Fields,
 ) -> Result<(Vec<Prepared>, Reply), ApiError> {
-    let model = app.model_named(fields.string("model")?.as_deref())?;
     for name in ["previous_response_id", "conversation", "prompt"] {
         if fields.has(name) {
             let message =
@@ -101,7 +98,7 @@ fn prepare(
         max_tokens: fields.count("max_output_tokens", 1)?,
         logprobs: None,
     };
-    let requests = conversation.prepare(app, model, caller, record);
+    let requests = conversation.prepare(asked, model);
     let requests = requests.map_err(|error| {
         error
             .about("messages", "input")
@@ -115,7 +112,7 @@ fn prepare(
     let reply = Reply {
         id: random_id("resp_"),
         created: unix_time(),
-        model: model.id.clone(),
+        model: model.clone(),
         stream: conversation.options.stream,
         tools: conversation.tools,
         echoed,
@@ -228,7 +225,7 @@ impl Reply {
         });
         let mut response = json!({
             "id": self.id, "object": "response", "created_at": self.created, "status": status, "error": null,
-            "incomplete_details": details, "model": self.model, "output": output, "usage": usage,
+            "incomplete_details": details, "model": self.model.id, "output": output, "usage": usage,
             "store": false, "truncation": "disabled", "previous_response_id": null,
         });
         if let Some(fields) = response.as_object_mut() {

@@ -24,6 +24,8 @@ export interface Model {
   id: string;
   /** Tokens that a conversation may have, where the server tells. */
   nCtx: number | null;
+  /** The server is loading it right now. */
+  isLoading: boolean;
 }
 
 export interface ChatMessage {
@@ -56,13 +58,14 @@ export class Api {
     const data = isRecord(body) && Array.isArray(body.data) ? body.data : [];
     return data.filter(isRecord).flatMap((model) => {
       const nCtx = isRecord(model.meta) && typeof model.meta.n_ctx === "number" ? model.meta.n_ctx : null;
-      return typeof model.id === "string" ? [{ id: model.id, nCtx }] : [];
+      const isLoading = isRecord(model.status) && model.status.value === "loading";
+      return typeof model.id === "string" ? [{ id: model.id, nCtx, isLoading }] : [];
     });
   }
 
-  /** How the model's file recommends to choose tokens. */
-  async recommended(): Promise<Sampling> {
-    const body = await this.#json("props");
+  /** How a model's file recommends to choose tokens. */
+  async recommended(model: string): Promise<Sampling> {
+    const body = await this.#json(`props?model=${encodeURIComponent(model)}`);
     const settings = isRecord(body) ? body.default_generation_settings : null;
     const params = isRecord(settings) && isRecord(settings.params) ? settings.params : {};
     const found: Sampling = {};

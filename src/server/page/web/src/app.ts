@@ -79,9 +79,26 @@ export class App {
 
   /** The model that answers: the one chosen, if the server has it. */
   get model(): Model | null {
-    if (this.connection.kind !== "ready") return null;
-    const { models } = this.connection;
+    return this.connection.kind === "ready" ? this.#chosen(this.connection.models) : null;
+  }
+
+  #chosen(models: Model[]): Model | null {
     return models.find((model) => model.id === this.prefs.model) ?? models[0] ?? null;
+  }
+
+  async #recommendedOf(model: Model | null): Promise<Sampling> {
+    return model === null ? {} : this.api.recommended(model.id).catch(() => ({}));
+  }
+
+  /** From now on this model is asked. */
+  async choose(id: string): Promise<void> {
+    this.prefs.model = id;
+    this.savePrefs();
+    this.#view.connected();
+    const recommended = await this.#recommendedOf(this.model);
+    if (this.prefs.model !== id) return;
+    this.recommended = recommended;
+    this.#view.connected();
   }
 
   get running(): Running | undefined {
@@ -94,8 +111,11 @@ export class App {
     for (;;) {
       let connection: Connection;
       try {
-        connection = { kind: "ready", models: await this.api.models() };
-        this.recommended = await this.api.recommended().catch(() => ({}));
+        const models = await this.api.models();
+        // With several there is one to ask while another is being loaded, and the server has requests wait.
+        const isLoading = models.length === 1 && models[0]?.isLoading === true;
+        connection = isLoading ? { kind: "loading" } : { kind: "ready", models };
+        this.recommended = await this.#recommendedOf(this.#chosen(models));
       } catch (error) {
         const known = error instanceof ApiError ? error : new ApiError(0, "internal", String(error));
         connection = known.code === "model_loading" ? { kind: "loading" } : { kind: "failed", error: known };

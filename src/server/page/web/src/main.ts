@@ -96,11 +96,7 @@ function showConnection(): void {
   if (connection.kind === "ready" && connection.models.length > 1) {
     const choice = h("select", { "aria-label": t("model") }, ...connection.models.map(({ id }) => h("option", { value: id }, id)));
     choice.value = model?.id ?? "";
-    choice.addEventListener("change", () => {
-      app.prefs.model = choice.value;
-      app.savePrefs();
-      showConnection();
-    });
+    choice.addEventListener("change", () => void app.choose(choice.value));
     place.replaceChildren(choice);
     return;
   }

@@ -106,7 +106,7 @@ describe("a conversation", () => {
     assert.match(await (await answered(page)).locator(".note").textContent(), /Stopped/);
     const text = await answer.textContent();
     // The server notices, and the slot is free.
-    await page.waitForFunction(async () => /^yi_requests_running 0$/m.test(await (await fetch("metrics")).text()));
+    await page.waitForFunction(async () => /^yi_requests_running\{.*\} 0$/m.test(await (await fetch("metrics")).text()));
     assert.equal(await answer.textContent(), text);
     await page.reload();
     assert.equal(await (await answered(page)).locator(".markdown").textContent(), text);
@@ -191,12 +191,28 @@ describe("the model", () => {
     await leave(page);
   });
 
+  test("a model that is not loaded is loaded when it is asked, and its own settings are shown", async () => {
+    const server = await Server.start(DEMO, "-m", `other=${SLOW}`);
+    const page = await visit(server.url);
+    const status = () => page.evaluate(async () => (await (await fetch("v1/models")).json()).data.map((model) => model.status.value));
+    assert.deepEqual(await status(), ["unloaded", "unloaded"]);
+    const props = page.waitForRequest("**/props?model=other");
+    await page.getByLabel("Model").selectOption("other");
+    await props;
+    await page.getByLabel("Model").selectOption("yi-demo");
+    await ask(page, QUESTION);
+    await answered(page);
+    assert.deepEqual(await status(), ["loaded", "unloaded"]);
+    await leave(page);
+    await server.stop();
+  });
+
   test("while the model is being loaded the page says so, and asks again", async () => {
     const page = await visit(demo.url);
-    const error = { message: "the model is being loaded", type: "server_error", param: null, code: "model_loading" };
     let isLoading = true;
+    const models = { object: "list", data: [{ id: "yi-demo", object: "model", status: { value: "loading" } }] };
     await page.route("**/v1/models", (route) =>
-      isLoading ? route.fulfill({ status: 503, contentType: "application/json", body: JSON.stringify({ error }) }) : route.continue(),
+      isLoading ? route.fulfill({ contentType: "application/json", body: JSON.stringify(models) }) : route.continue(),
     );
     await page.reload();
     await page.getByText("The model is being loaded…").waitFor();
