@@ -195,7 +195,7 @@ fn read(path: &Path, serve: &Command) -> Result<File, Error> {
         }
     };
     let names: Vec<&str> = settings(serve).filter_map(Arg::get_long).collect();
-    known(&flags, &names).map_err(usage)?;
+    known(&flags, &names).map_err(&usage)?;
     let names = of_models();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut models = Vec::new();

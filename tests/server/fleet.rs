@@ -15,7 +15,7 @@ use crate::util::program::{Ran, yi};
 const CHAT: &str = "/v1/chat/completions";
 
 /// `-m NAME=FILE` for each name, all of the same file.
-fn named<'a>(names: &[&str], file: &Path, more: &[&'a str]) -> Vec<String> {
+fn named(names: &[&str], file: &Path, more: &[&str]) -> Vec<String> {
     let mut all = Vec::new();
     for name in names {
         all.extend(["-m".to_owned(), format!("{name}={}", file.display())]);
