@@ -48,6 +48,13 @@ fn defects(document: &Value, schema: &Value, value: &Value, path: &str, found: &
             {
                 wrong("minItems")
             }
+            "maxLength"
+                if value
+                    .as_str()
+                    .is_some_and(|v| v.chars().count() as u64 > rule.as_u64().unwrap()) =>
+            {
+                wrong("maxLength")
+            }
             "required" => {
                 for name in rule.as_array().unwrap() {
                     if value.is_object() && value.get(name.as_str().unwrap()).is_none() {
@@ -70,6 +77,13 @@ fn defects(document: &Value, schema: &Value, value: &Value, path: &str, found: &
             ("items", Value::Array(items)) => {
                 for (i, item) in items.iter().enumerate() {
                     defects(document, rule, item, &format!("{path}[{i}]"), found);
+                }
+            }
+            ("if", _) => {
+                let mut unlike = Vec::new();
+                defects(document, rule, value, path, &mut unlike);
+                if unlike.is_empty() {
+                    defects(document, &fields["then"], value, path, found);
                 }
             }
             ("allOf", _) => {
