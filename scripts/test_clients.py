@@ -1,13 +1,13 @@
 """What the official clients see of the server: run by scripts/test_clients."""
 
 import json
-import sys
+import os
 
 import anthropic
 import openai
 from langchain_openai import ChatOpenAI
 
-URL, KEY = sys.argv[1:]
+URL, KEY = os.environ["SERVER_URL"], os.environ["SERVER_KEY"]
 MODEL = "yi-demo"
 QUESTION = [{"role": "user", "content": "What is 12 + 30?"}]
 SCHEMA = {

@@ -193,20 +193,15 @@ fn read_tools(fields: &mut Fields, model: &Served) -> Result<Option<Tools>, ApiE
     if let Some(mut asked) = fields.object("tool_choice")? {
         let kinds = [("auto", 0), ("any", 1), ("tool", 2), ("none", 3)];
         let kind = asked.choice("type", &kinds)?;
+        let name = asked.string("name")?;
         choice = match asked.require("type", kind)? {
             0 => Some(ToolChoice::Auto),
             1 => Some(ToolChoice::Required),
-            2 => {
-                let name = asked.string("name")?;
-                Some(ToolChoice::Named(asked.require("name", name)?))
-            }
+            2 => Some(ToolChoice::Named(asked.require("name", name)?)),
             _ => None,
         };
         parallel = !asked.bool("disable_parallel_tool_use")?.unwrap_or(false);
     }
-    let (Some(choice), false) = (choice, items.is_empty()) else {
-        return Ok(None);
-    };
     let tool = |(i, item)| {
         let path = format!("tools[{i}]");
         let mut fields = Fields::new(item, path.clone())?;
@@ -216,7 +211,11 @@ fn read_tools(fields: &mut Fields, model: &Served) -> Result<Option<Tools>, ApiE
         Tool::new(name, description, fields.take("input_schema"), &path)
     };
     let all = items.into_iter().enumerate().map(tool);
-    tools::tools(model, all.collect::<Result<_, _>>()?, choice, parallel)
+    let all = all.collect::<Result<Vec<_>, _>>()?;
+    match choice {
+        Some(choice) if !all.is_empty() => tools::tools(model, all, choice, parallel),
+        _ => Ok(None),
+    }
 }
 
 fn stop_reason(ending: Ending) -> &'static str {

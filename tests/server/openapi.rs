@@ -48,6 +48,22 @@ fn defects(document: &Value, schema: &Value, value: &Value, path: &str, found: &
             {
                 wrong("minItems")
             }
+            "maxLength"
+                if value
+                    .as_str()
+                    .is_some_and(|v| v.chars().count() as u64 > rule.as_u64().unwrap()) =>
+            {
+                wrong("maxLength")
+            }
+            "pattern"
+                if value.as_str().is_some_and(|v| {
+                    !regex::Regex::new(rule.as_str().unwrap())
+                        .unwrap()
+                        .is_match(v)
+                }) =>
+            {
+                wrong("pattern")
+            }
             "required" => {
                 for name in rule.as_array().unwrap() {
                     if value.is_object() && value.get(name.as_str().unwrap()).is_none() {
@@ -67,9 +83,21 @@ fn defects(document: &Value, schema: &Value, value: &Value, path: &str, found: &
                     }
                 }
             }
+            ("propertyNames", Value::Object(map)) => {
+                for name in map.keys() {
+                    defects(document, rule, &json!(name), path, found);
+                }
+            }
             ("items", Value::Array(items)) => {
                 for (i, item) in items.iter().enumerate() {
                     defects(document, rule, item, &format!("{path}[{i}]"), found);
+                }
+            }
+            ("if", _) => {
+                let mut unlike = Vec::new();
+                defects(document, rule, value, path, &mut unlike);
+                if unlike.is_empty() {
+                    defects(document, &fields["then"], value, path, found);
                 }
             }
             ("allOf", _) => {
@@ -252,6 +280,39 @@ fn requests_and_answers_are_as_documented() {
                 }
             }
         }
+    }
+}
+
+/// schemathesis found that wrong values went unseen where the answer does not depend on them.
+#[test]
+fn a_wrong_value_is_refused_where_nothing_needs_it() {
+    let server = chatty(&[]);
+    let document = server.get("/openapi.json").ok();
+    let all = Documented { server, document };
+    let chat = |more| asked("Hello", more);
+    for more in [
+        json!({"logit_bias": {"+5": 1}}),
+        json!({"response_format": {"type": "text", "json_schema": 5}}),
+        json!({"response_format": {"type": "json_object", "json_schema": {"schema": 5}}}),
+        json!({"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "strict": 5}}}),
+        json!({
+            "tools": [{"type": "function", "function": {"name": "f", "strict": 5}}], "tool_choice": "none",
+        }),
+    ] {
+        all.refused("/v1/chat/completions", chat(more));
+    }
+    all.refused(
+        "/v1/responses",
+        json!({"input": "a", "text": {"format": {"type": "text", "schema": 5}}}),
+    );
+    let messages = json!([{"role": "user", "content": "Hello"}]);
+    for more in [
+        json!({"tool_choice": {"type": "auto", "name": 5}}),
+        json!({"tools": [{"name": "f", "input_schema": 5}], "tool_choice": {"type": "none"}}),
+    ] {
+        let mut body = json!({"max_tokens": 1, "messages": messages});
+        super::merge(&mut body, more);
+        all.refused("/v1/messages", body);
     }
 }
 

@@ -159,7 +159,8 @@ fn logit_bias(fields: &mut Fields, model: &Served) -> Result<Vec<(TokenId, f32)>
     let mut all = Vec::new();
     for (id, bias) in biases.into_rest() {
         let path = format!("{path}{id}");
-        let token = id.parse::<TokenId>().ok();
+        let is_number = id.bytes().all(|byte| byte.is_ascii_digit());
+        let token = id.parse::<TokenId>().ok().filter(|_| is_number);
         let token = token.filter(|&t| usize::try_from(t).is_ok_and(|t| t < n_vocab));
         let token = token.ok_or_else(|| {
             ApiError::invalid(
@@ -188,17 +189,13 @@ fn constraint(fields: &mut Fields) -> Result<Option<Constraint>, ApiError> {
     if let Some(mut format) = fields.object("response_format")? {
         let kinds = [("text", 0), ("json_object", 1), ("json_schema", 2)];
         let kind = format.choice("type", &kinds)?;
-        match format.require("type", kind)? {
+        let kind = format.require("type", kind)?;
+        let schema = format.object("json_schema")?.map(described).transpose()?;
+        match kind {
             0 => {}
             1 => found.push(Constraint::JsonObject),
             _ => {
-                let described = format.object("json_schema")?;
-                let mut described = format.require("json_schema", described)?;
-                let schema = described.take("schema");
-                let schema = described.require("schema", schema)?;
-                if !schema.is_object() {
-                    return Err(wrong(&described.path("schema"), &schema, "an object"));
-                }
+                let schema = format.require("json_schema", schema)?;
                 found.push(Constraint::JsonSchema(schema));
             }
         }
@@ -210,6 +207,24 @@ fn constraint(fields: &mut Fields) -> Result<Option<Constraint>, ApiError> {
         return Err(ApiError::invalid("response_format", message));
     }
     Ok(found.pop())
+}
+
+/// The schema in its description.
+fn described(mut fields: Fields) -> Result<Value, ApiError> {
+    fields.string("name")?;
+    fields.bool("strict")?;
+    let schema = schema(&mut fields)?;
+    fields.require("schema", schema)
+}
+
+/// Takes the field `schema`, an object.
+pub fn schema(fields: &mut Fields) -> Result<Option<Value>, ApiError> {
+    match fields.take("schema") {
+        Some(other) if !other.is_object() => {
+            Err(wrong(&fields.path("schema"), &other, "an object"))
+        }
+        schema => Ok(schema),
+    }
 }
 
 /// One stop string, or several.

@@ -5,7 +5,7 @@ use axum::{Extension, Json};
 use serde_json::{Map, Value, json};
 
 use super::messages;
-use super::options::Options;
+use super::options::{self, Options};
 use super::tools;
 use crate::engine::template::{Message, Role};
 use crate::engine::{Constraint, Prepared, Stats, StopReason};
@@ -191,13 +191,12 @@ fn format(fields: &mut Fields) -> Result<Option<Constraint>, ApiError> {
     };
     let kinds = [("text", 0), ("json_object", 1), ("json_schema", 2)];
     let kind = format.choice("type", &kinds)?;
-    Ok(match format.require("type", kind)? {
+    let kind = format.require("type", kind)?;
+    let schema = options::schema(&mut format)?;
+    Ok(match kind {
         0 => None,
         1 => Some(Constraint::JsonObject),
-        _ => {
-            let schema = format.take("schema");
-            Some(Constraint::JsonSchema(format.require("schema", schema)?))
-        }
+        _ => Some(Constraint::JsonSchema(format.require("schema", schema)?)),
     })
 }
 

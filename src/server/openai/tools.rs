@@ -84,6 +84,7 @@ fn tool(mut fields: Fields) -> Result<Tool, ApiError> {
     let name = function.string("name")?;
     let name = function.require("name", name)?;
     let description = function.string("description")?;
+    function.bool("strict")?;
     let parameters = function.take("parameters");
     let path = function.path("");
     Tool::new(name, description, parameters, path.trim_end_matches('.'))
