@@ -426,7 +426,7 @@ fn tokens_in_a_grammar_allow_what_they_allow_in_llama_cpp() {
         format!("root ::= \"x\" <[{hello}]> [0-9]{{2}} | <[1000]>{{1,3}} \"!\""),
         format!("root ::= (!<[{hello}]> <[{hello}]>){{2}} [a-c]?"),
         "root ::= \"[\" (root | <|startoftext|>) \"]\" # recursion".to_owned(),
-        "root ::= [a-z ]+ !<[1000]>? \"#\"".to_owned(),
+        "root ::= [a-z ]+ \"#\" <[1000]>? \"#\"".to_owned(),
     ];
     let mut random = models::Random(5);
     let (mut n_sets, mut n_named) = (0, 0);
