@@ -285,7 +285,7 @@ fn vectors_are_printed_as_numbers_and_as_json() {
         lines.lines().next().unwrap()
     );
     embed(&["one two three four five six", "-c", "3"]).fails(6, &["context_length_exceeded"]);
-    embed(&["x", "--pooling", "rank"]).fails(2, &["mean, cls or last"]);
+    embed(&["x", "--pooling", "rank"]).fails(2, &["rerankers are not supported"]);
 }
 
 #[test]

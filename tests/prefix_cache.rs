@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use yi::engine::disk::{BLOCK_TOKENS, CacheError};
 use yi::{CacheType, ContextParams, Engine, EngineParams, Model, Outcome, PrefixCache, Request};
@@ -14,7 +15,16 @@ use crate::util::models::{Random, no_template};
 const LARGE: u64 = 1 << 30;
 
 fn open(folder: &Path, max_bytes: u64) -> Arc<PrefixCache> {
-    Arc::new(PrefixCache::open(folder, max_bytes).unwrap())
+    let begun = Instant::now();
+    loop {
+        match PrefixCache::open(folder, max_bytes) {
+            // A process that another test starts has this one's files, and their locks, until it is another program.
+            Err(CacheError::InUse { .. }) if begun.elapsed() < Duration::from_secs(10) => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            opened => return Arc::new(opened.unwrap()),
+        }
+    }
 }
 
 fn engine_with(model: &Model, cache: &Arc<PrefixCache>, context: ContextParams) -> Engine {

@@ -86,23 +86,30 @@ impl Log {
         Ok(log)
     }
 
-    /// Adds records, and begins a new file if this one is full.
+    /// Adds records, and begins a new file wherever one is full, however many come at once.
     pub fn append(&mut self, events: &[Event]) -> Result<(), AuditError> {
-        let mut text = String::new();
-        let mut head = self.head;
-        for event in events {
-            let (line, next) = head.append(event).map_err(|e| self.io(e.into()))?;
-            text.push_str(&line);
-            head = next;
-        }
-        self.file
-            .write_all(text.as_bytes())
-            .map_err(|e| self.io(e))?;
-        self.head = head;
-        self.n_bytes += text.len() as u64;
-        self.write_head().map_err(|e| self.io(e))?;
-        if self.n_bytes > self.rotate_bytes && !matches!(events, [Event::Begin { .. }]) {
-            self.rotate()?;
+        let mut events = events.iter();
+        while !events.as_slice().is_empty() {
+            let (mut text, mut head, mut is_full) = (String::new(), self.head, false);
+            for event in events.by_ref() {
+                let (line, next) = head.append(event).map_err(|e| self.io(e.into()))?;
+                text.push_str(&line);
+                head = next;
+                let is_begun = !matches!(event, Event::Begin { .. });
+                is_full = is_begun && self.n_bytes + text.len() as u64 > self.rotate_bytes;
+                if is_full {
+                    break;
+                }
+            }
+            self.file
+                .write_all(text.as_bytes())
+                .map_err(|e| self.io(e))?;
+            self.head = head;
+            self.n_bytes += text.len() as u64;
+            self.write_head().map_err(|e| self.io(e))?;
+            if is_full {
+                self.rotate()?;
+            }
         }
         Ok(())
     }

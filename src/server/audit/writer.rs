@@ -268,6 +268,23 @@ mod tests {
     }
 
     #[test]
+    fn records_that_come_at_once_fill_one_file_after_the_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        let mut log = Log::open(&path, 2048).unwrap();
+        let events: Vec<Event> = (0..40)
+            .map(|i| Event::Request(entry(&format!("r{i}-"))))
+            .collect();
+        log.append(&events).unwrap();
+        let files = std::fs::read_dir(folder.path()).unwrap();
+        let sizes: Vec<u64> = files
+            .map(|file| file.unwrap().metadata().unwrap().len())
+            .collect();
+        assert!(sizes.len() > 4, "{sizes:?}");
+        assert!(sizes.iter().all(|&size| size < 2048 + 1024), "{sizes:?}");
+    }
+
+    #[test]
     fn nobody_waits_for_a_log_that_has_ended() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.jsonl");
