@@ -206,3 +206,68 @@ fn tensors(bytes: &[u8]) -> Result<Vec<Tensor<'_>>, Error> {
     tensors.sort_by_key(|tensor| tensor.bytes.as_ptr());
     Ok(tensors)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// BF16 of small whole numbers, which it holds exactly.
+    fn bf16(numbers: &[f32]) -> Vec<u8> {
+        let bits = |x: &f32| ((x.to_bits() >> 16) as u16).to_le_bytes();
+        numbers.iter().flat_map(bits).collect()
+    }
+
+    #[test]
+    fn what_is_added_is_zero_and_norms_make_up_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (small, out) = (folder.path().join("small"), folder.path().join("out"));
+        std::fs::create_dir(&small).unwrap();
+        let config = json!({ "hidden_size": 2, "intermediate_size": 3, "num_attention_heads": 1,
+            "num_key_value_heads": 1, "rms_norm_eps": 1e-5 });
+        std::fs::write(small.join("config.json"), config.to_string()).unwrap();
+        let header = json!({
+            "model.embed_tokens.weight": { "dtype": "BF16", "shape": [1, 2], "data_offsets": [0, 4] },
+            "model.layers.0.mlp.up_proj.weight": { "dtype": "BF16", "shape": [3, 2], "data_offsets": [4, 16] },
+            "model.norm.weight": { "dtype": "BF16", "shape": [2], "data_offsets": [16, 20] },
+        })
+        .to_string();
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend(bf16(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 2.0, -6.0]));
+        std::fs::write(small.join("model.safetensors"), bytes).unwrap();
+
+        let widths = Widths { hidden: 8, ffn: 4 };
+        widen(&small, &out, widths).unwrap();
+        let bytes = std::fs::read(out.join("model.safetensors")).unwrap();
+        let tensors = tensors(&bytes).unwrap();
+        let [embedding, up, norm] = &tensors[..] else {
+            panic!("{} tensors", tensors.len());
+        };
+        let zeros = [0.0; 6];
+        let row = |numbers: [f32; 2]| bf16(&[&numbers[..], &zeros].concat());
+        assert_eq!(
+            (&embedding.shape[..], embedding.bytes),
+            (&[1, 8][..], &row([1.0, 2.0])[..])
+        );
+        let rows = [[3.0, 4.0], [5.0, 6.0], [7.0, 8.0], [0.0, 0.0]]
+            .map(row)
+            .concat();
+        assert_eq!((&up.shape[..], up.bytes), (&[4, 8][..], &rows[..]));
+        assert_eq!(
+            (&norm.shape[..], norm.bytes),
+            (&[8][..], &row([1.0, -3.0])[..])
+        );
+        let config = std::fs::read(out.join("config.json")).unwrap();
+        let config: Value = serde_json::from_slice(&config).unwrap();
+        assert_eq!(config["num_attention_heads"], 4);
+        assert_eq!(config["rms_norm_eps"], 1e-5 / 4.0);
+
+        for hidden in [4, 7, 0] {
+            let error = widen(&small, &folder.path().join("no"), Widths { hidden, ffn: 4 });
+            assert!(
+                error.unwrap_err().to_string().contains("a power of four"),
+                "{hidden}"
+            );
+        }
+    }
+}
