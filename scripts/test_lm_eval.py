@@ -4,6 +4,10 @@ The harness asks for the log-likelihood of each answer with `echo` and `logprobs
 echo is supported"). What it does tell is the distribution of the next token (`n_probs`). So a small server in between
 answers such requests with one request of llama-server's for each token of the prompt: every number is llama-server's
 own, from its logits and its softmax.
+
+Both compute attention step by step (`-fa off`). llama.cpp's fused kernel adds up in 16 bits, and in another way once a
+batch has 64 tokens: with the bundled model, a token's logprob then differs by up to 0.3 between a prompt alone and the
+same beside others.
 """
 
 import json
@@ -26,7 +30,7 @@ LLAMA_SERVER = ROOT / "target" / "reference" / "bin" / "llama-server"
 URL, KEY, MODEL = os.environ["SERVER_URL"], os.environ["SERVER_KEY"], os.environ["SERVER_MODEL"]
 N_VOCAB = json.loads((FIXTURES / "yi-demo" / "config.json").read_text())["vocab_size"]
 # Items of each kind of question and language.
-N_EACH = 3
+N_EACH = 2
 TOLERANCE = 1e-2
 CHAT = "<|im_start|>user\n{{prompt}}<|im_end|>\n<|im_start|>assistant\n"
 
@@ -100,7 +104,7 @@ class Upstream:
     """llama-server, and the server in between."""
 
     def __init__(self):
-        command = [LLAMA_SERVER, "-m", MODEL, "--port", "0", "-c", "1024", "-np", "1", "-t", "2"]
+        command = [LLAMA_SERVER, "-m", MODEL, "--port", "0", "-c", "1024", "-np", "1", "-t", "2", "-fa", "off"]
         self.log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
         self.url = self.wait()

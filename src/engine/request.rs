@@ -46,6 +46,8 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// `Some(n)`: the same for the prompt's tokens but the first, see [`Event::Prompt`]. The whole prompt is
     /// then computed, and nothing of it taken from an earlier request.
+    /// With [`Request::logprobs`], the token that ends the answer has its logprobs sent, too, without being a token of
+    /// the answer: one follows the prompt in any case.
     pub prompt_logprobs: Option<usize>,
 }
 
@@ -219,7 +221,8 @@ pub enum Event {
 /// A piece of the answer: what one token added to it, or the text that was left at the end.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Piece {
-    /// The token; `None` for text that was held back and comes at the end.
+    /// The token; `None` for text that was held back and comes at the end, and for the logprobs of the token that
+    /// ended the answer, see [`Request::prompt_logprobs`].
     pub token: Option<TokenId>,
     /// Whole characters, which are final. Empty while a character, or what may become a stop string, is
     /// not complete.

@@ -224,6 +224,15 @@ impl Job {
             }
         };
         if tokenizer.is_end(token) {
+            // Who asks for the prompt's logprobs counts on one more, that of the token after the prompt.
+            if let (Some(n_top), Some(_)) = (self.logprobs, self.prompt_logprobs) {
+                self.sender.send(Piece {
+                    token: None,
+                    text: String::new(),
+                    logprobs: Some(TokenLogprobs::new(logits, token, n_top)),
+                    is_close: false,
+                });
+            }
             return Ok(Next::Stop(StopReason::EndToken));
         }
         self.sampler.advance(token)?;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{chatty, merge};
+use super::{chatty, demo, merge};
 use crate::args;
 use crate::util::http::Server;
 use crate::util::models;
@@ -68,6 +68,39 @@ fn prompts_may_be_texts_or_tokens_one_or_several() {
         text(&complete(&server, json!({"prompt": tokens})), 0),
         text(&one, 0)
     );
+}
+
+/// lm-evaluation-harness takes all tokens but the last for the prompt's.
+#[test]
+fn with_echo_the_token_that_ends_the_answer_has_its_logprobs() {
+    let server = demo(&[]);
+    let said = "<|im_start|>user\nAdd 21 and 67.<|im_end|>\n<|im_start|>assistant\n21+67=80+8=88";
+    let tokens = server.post("/tokenize", &json!({"content": said})).ok()["tokens"].clone();
+    let n_prompt = tokens.as_array().unwrap().len();
+    let request = json!({"prompt": tokens, "max_tokens": 1, "echo": true, "logprobs": 1});
+    let answer = complete(&server, request.clone());
+    let logprobs = &answer["choices"][0]["logprobs"];
+    for part in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
+        assert_eq!(
+            logprobs[part].as_array().unwrap().len(),
+            n_prompt + 1,
+            "{part}"
+        );
+    }
+    // It is the likeliest, and no part of the answer.
+    assert!(logprobs["token_logprobs"][n_prompt].as_f64().unwrap() > -0.1);
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    assert_eq!(answer["usage"]["completion_tokens"], 0);
+    let mut streaming = request.clone();
+    streaming["stream"] = json!(true);
+    streaming["temperature"] = json!(0);
+    let events = server.post(COMPLETIONS, &streaming).events();
+    let streamed: usize = events
+        .iter()
+        .filter_map(|event| event["choices"][0]["logprobs"]["tokens"].as_array())
+        .map(Vec::len)
+        .sum();
+    assert_eq!(streamed, n_prompt + 1);
 }
 
 #[test]
