@@ -56,7 +56,10 @@ pub fn widen(small: &Path, out: &Path, widths: Widths) -> Result<(), Error> {
         .and_then(Value::as_f64)
         .ok_or("config.json: no rms_norm_eps")?;
     let times = widths.hidden / hidden.max(1);
-    if times * hidden != widths.hidden || !times.is_power_of_two() || times.ilog2() % 2 != 0 {
+    if times * hidden != widths.hidden
+        || !times.is_power_of_two()
+        || !times.ilog2().is_multiple_of(2)
+    {
         return Err(format!(
             "--hidden {}: expected {hidden} times a power of four",
             widths.hidden
