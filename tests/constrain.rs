@@ -166,12 +166,20 @@ fn json_fulfils_its_schema_with_any_seed() {
                 continue;
             }
             assert_eq!(outcome.stop, StopReason::EndToken, "{outcome:?}");
-            let value: Value = serde_json::from_str(&outcome.text).expect(&outcome.text);
-            assert!(fulfils(&value, &expected, &expected), "{value}");
+            if let Some(value) = parsed(&outcome.text) {
+                assert!(fulfils(&value, &expected, &expected), "{value}");
+            }
             n_whole += 1;
         }
         assert!(n_whole >= 12, "{n_whole} of 24 for {expected}");
     }
+}
+
+/// Asserts that a text is JSON; the value, unless a number in it is larger than any f64.
+#[track_caller]
+fn parsed(text: &str) -> Option<Value> {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).expect(text);
+    serde_json::from_str(text).ok()
 }
 
 #[test]
@@ -179,8 +187,7 @@ fn any_json_object_is_one() {
     let mut n_whole = 0;
     for outcome in answers(chatty(), &Constraint::JsonObject, 12, 300) {
         if outcome.stop == StopReason::EndToken {
-            let value: Value = serde_json::from_str(&outcome.text).expect(&outcome.text);
-            assert!(value.is_object());
+            assert!(parsed(&outcome.text).is_none_or(|value| value.is_object()));
             n_whole += 1;
         }
     }
