@@ -159,10 +159,11 @@ fn write(shared: &Shared, mut log: Log, sync: Sync) {
             state.waiting.clear();
         }
     }
+    // Dropped after `failed`: whoever learns that a record is lost finds that no request is accepted any more.
+    let mut unsynced: Vec<oneshot::Sender<()>> = Vec::new();
     let mut failed = Failed(shared, false);
     let mut synced = Instant::now();
     let mut is_dirty = false;
-    let mut unsynced: Vec<oneshot::Sender<()>> = Vec::new();
     loop {
         let tick = match sync {
             Sync::Every(time) if is_dirty => DENIED_EVERY.min(time),
