@@ -286,11 +286,7 @@ fn an_answer_goes_on_while_other_models_come_and_go() {
         n_loads += 1;
         running.chunk().unwrap();
     }
-    let mut text = Vec::new();
-    while let Some(chunk) = running.chunk() {
-        text.extend(chunk);
-    }
-    let text = String::from_utf8(text).unwrap();
+    let text = running.rest();
     assert!(
         text.contains("\"finish_reason\":\"length\"") && text.contains("[DONE]"),
         "{text}"

@@ -203,11 +203,7 @@ fn sigterm_lets_requests_end_and_accepts_no_more() {
     server.signal("TERM");
     server.wait_for("shutting down");
     server.wait_until_closed();
-    let mut text = Vec::new();
-    while let Some(chunk) = running.chunk() {
-        text.extend(chunk);
-    }
-    let text = String::from_utf8(text).unwrap();
+    let text = running.rest();
     assert!(
         text.contains("\"finish_reason\":\"length\"") && text.contains("[DONE]"),
         "{text}"
@@ -227,11 +223,7 @@ fn at_the_deadline_requests_end_with_an_error() {
     waiting.post(CHAT, &endless(1));
     server.wait_for_metric("yi_requests_waiting", 1.0);
     server.signal("TERM");
-    let mut text = Vec::new();
-    while let Some(chunk) = running.chunk() {
-        text.extend(chunk);
-    }
-    let text = String::from_utf8(text).unwrap();
+    let text = running.rest();
     assert!(text.ends_with("\n\n") && text.contains("\"code\":\"shutting_down\""));
     assert!(!text.contains("[DONE]"));
     waiting.response().fails(503, "shutting_down", None);

@@ -288,6 +288,12 @@ impl<S: Read + Write> Client<S> {
         self.line();
         (size > 0).then_some(chunk)
     }
+
+    /// Reads what is left of a body in chunks.
+    pub fn rest(&mut self) -> String {
+        let chunks = std::iter::from_fn(|| self.chunk());
+        String::from_utf8(chunks.flatten().collect()).unwrap()
+    }
 }
 
 #[derive(Debug)]

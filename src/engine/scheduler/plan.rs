@@ -67,9 +67,7 @@ impl Scheduler {
             // Within the places that are kept for the request anyway.
             let n_max = job.n_cells.saturating_sub(tokens.len() + 1);
             let n_max = n_max.min(self.n_draft).min(n_room);
-            // An end is seen in the logits before it, and nothing follows it.
-            let goes_on = |&(token, _): &(TokenId, f32)| !self.tokenizer.is_end(token);
-            let mut draft: Vec<_> = job.draft(n_max).take_while(goes_on).collect();
+            let mut draft: Vec<_> = job.draft(n_max).collect();
             // A good guess that costs nothing is better than one that must be computed.
             let is_good = draft
                 .first()
@@ -81,7 +79,10 @@ impl Scheduler {
                     drafted[i] = true;
                 }
             }
-            guesses.extend(draft.into_iter().map(|(token, chance)| (chance, i, token)));
+            // An end is seen in the logits before it, and nothing follows it.
+            let goes_on = |&(token, _): &(TokenId, f32)| !self.tokenizer.is_end(token);
+            let draft = draft.into_iter().take_while(goes_on);
+            guesses.extend(draft.map(|(token, chance)| (chance, i, token)));
         }
         // The likeliest first; stable, so that each slot's guesses stay in order.
         guesses.sort_by(|a, b| b.0.total_cmp(&a.0));

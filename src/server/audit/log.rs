@@ -95,8 +95,8 @@ impl Log {
                 let (line, next) = head.append(event).map_err(|e| self.io(e.into()))?;
                 text.push_str(&line);
                 head = next;
-                let is_begun = !matches!(event, Event::Begin { .. });
-                is_full = is_begun && self.n_bytes + text.len() as u64 > self.rotate_bytes;
+                let opens_file = matches!(event, Event::Begin { .. });
+                is_full = !opens_file && self.n_bytes + text.len() as u64 > self.rotate_bytes;
                 if is_full {
                     break;
                 }
