@@ -10,6 +10,7 @@ mod backend;
 mod batch;
 mod context;
 mod fault;
+mod heap;
 mod log;
 mod model;
 mod repack;
@@ -27,6 +28,7 @@ pub use backend::{
 pub use batch::Batch;
 pub use context::{Context, ContextError, ContextParams, DecodeError, all_logits};
 pub use fault::{Claim, OnFault};
+pub use heap::return_free_pages;
 pub use model::{LoadError, LoadParams, Model, Progress, Source};
 pub use repack::{Repack, can_repack};
 pub use rpc::{Endpoint, RpcError, add_workers, work};

@@ -144,6 +144,12 @@ impl App {
         }
     }
 
+    /// Whether no request runs or waits.
+    pub fn is_idle(&self) -> bool {
+        let mut models = self.fleet.models().iter().map(|model| &model.admission);
+        models.all(|admission| admission.n_running() + admission.n_waiting() == 0)
+    }
+
     /// Takes a place in the queue of a model.
     pub fn enter(&self, model: usize, caller: &Caller) -> Result<Place, ApiError> {
         let admission = &self.fleet.models()[model].admission;

@@ -104,6 +104,8 @@ const N_WORKERS: usize = 2;
 const N_BLOCKING: usize = 16;
 /// How often the file of keys is looked at.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// How often memory that requests have left is given back.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
 /// Names of this machine, in a Host header, while only it can reach the server.
 const LOCAL_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
@@ -200,6 +202,7 @@ impl Server {
                 tls.clone(),
             ));
             tokio::spawn(watch_keys(Arc::clone(&app)));
+            tokio::spawn(tidy(Arc::clone(&app)));
             tokio::spawn(notify::keep_alive(Arc::clone(&app)));
             let preloads = app.fleet.start().map_err(ServerError::System)?;
             wait(signals, &app, tls.as_deref(), all_loaded(preloads)).await?;
@@ -277,6 +280,21 @@ async fn watch_keys(app: Arc<App>) {
         ticks.tick().await;
         if let Err(error) = app.guard.reload(false) {
             crate::cli::note(format_args!("error: {error}; the keys stay"));
+        }
+    }
+}
+
+/// Gives back the memory that requests have left, once none is there any more.
+async fn tidy(app: Arc<App>) {
+    let mut ticks = tokio::time::interval(TIDY_EVERY);
+    let mut n_tidied = 0;
+    loop {
+        ticks.tick().await;
+        let n_ended = app.metrics.n_ended();
+        if n_ended != n_tidied && app.is_idle() {
+            n_tidied = n_ended;
+            // For a heap of gigabytes it takes a while.
+            let _ = tokio::task::spawn_blocking(crate::llama::return_free_pages).await;
         }
     }
 }
