@@ -22,6 +22,7 @@ impl Cache {
     fn yi(&self, arguments: impl IntoIterator<Item = OsString>) -> Ran {
         let mut command = yi_command();
         command.env("XDG_CACHE_HOME", self.0.path()).args(arguments);
+        command.env("YI_MODELS", models::chatty().parent().unwrap());
         command.stdin(std::process::Stdio::null());
         Ran::new(command.output().unwrap())
     }
@@ -55,7 +56,7 @@ fn what_was_measured_is_used_until_a_flag_says_otherwise() {
 
     let tuned = cache
         .yi(args![
-            "tune", "-m", model, "--for", "decode", "-t", "1", "--json"
+            "tune", "-m", "chatty", "--for", "decode", "-t", "1", "--json"
         ])
         .ok();
     let mut profile: Value = serde_json::from_str(&tuned).unwrap();

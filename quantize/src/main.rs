@@ -31,11 +31,13 @@ fn run(matches: &ArgMatches) -> Result<(), Error> {
 /// The arguments of `yi quantize`, and what only a program of its own has.
 fn command() -> Command {
     Args::command()
-        .override_usage("yi-quantize [OPTIONS] <INPUT> <OUTPUT> <TYPE>")
+        .override_usage("yi-quantize [OPTIONS] <INPUT> <OUTPUT> [TYPE]")
         // Whoever asks for the version has nothing to quantize.
-        .mut_args(|arg| match arg.is_required_set() {
-            true => arg.required(false).required_unless_present("version"),
-            false => arg,
+        .mut_args(|arg| match arg.get_id().as_str() {
+            // Beside what else takes its place.
+            "file_type" => arg.required_unless_present("version"),
+            _ if arg.is_required_set() => arg.required(false).required_unless_present("version"),
+            _ => arg,
         })
         .arg(
             Arg::new("version")

@@ -28,7 +28,7 @@ pub struct ModelArgs {
 #[derive(Debug, Clone, Args)]
 pub struct LoadArgs {
     /// Tokens that the context holds; 0 = as many as the model was trained with [default: 4096, or fewer
-    /// if the model was trained with fewer]
+    /// if the model was trained with fewer; `serve` takes so many for each of --parallel]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(i32::MAX)))]
     pub ctx_size: Option<u32>,
     /// Threads [default: the fast physical cores, within the container's quota and the affinity mask]

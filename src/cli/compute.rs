@@ -1,4 +1,4 @@
-//! How to compute: flags that `run`, `chat` and `bench` share, and what they mean on this machine.
+//! How to compute: flags that `run`, `chat`, `serve` and `bench` share, and what they mean on this machine.
 
 use std::path::{Path, PathBuf};
 
@@ -147,6 +147,11 @@ impl Compute {
             type_v: self.type_v,
             ..self.settings.context(n_ctx)
         }
+    }
+
+    /// Whether guesses are wanted.
+    pub fn guesses(&self) -> bool {
+        self.speculation.n_max > 0
     }
 
     /// Whether guesses are made at all, for so many requests at once.

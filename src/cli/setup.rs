@@ -141,8 +141,12 @@ impl Plan {
                 Some(Draft::open(path, &context, &taken.unwrap_or_default())?)
             }
             Some(path) => {
+                let why = match args.compute.guesses() {
+                    true => "no guess is worth its time for so small a model",
+                    false => "--spec-type none turns guessing off",
+                };
                 note(format_args!(
-                    "note: {} is left aside: no guess is worth its time for so small a model",
+                    "note: {} is left aside: {why}",
                     path.display()
                 ));
                 None

@@ -9,17 +9,18 @@ use super::output::write_json;
 use super::{note, signal};
 use crate::error::Error;
 use crate::llama;
+use crate::model::folder::ModelFolder;
 use crate::model::{Check, ModelFile};
 use crate::tune::{self, Goal, Key, Row};
 
 /// Arguments of `yi tune`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "`run`, `chat` and `bench` use what was found, for this model and all others of its shape and \
+    after_help = "`run`, `chat`, `serve` and `bench` use what was found, for this model and all others of its shape and \
     types, unless a flag says otherwise. The machine should do nothing else meanwhile."
 )]
 pub struct TuneArgs {
-    /// The model, a GGUF file
+    /// The model, a GGUF file or a name in the folder YI_MODELS
     #[arg(short, long, value_name = "FILE")]
     model: PathBuf,
     /// What is to be fast
@@ -36,7 +37,7 @@ pub struct TuneArgs {
 /// Measures, prints each measurement and keeps the result.
 pub fn run(args: &TuneArgs) -> Result<(), Error> {
     signal::install();
-    let file = ModelFile::open(&args.model, Check::Model)?;
+    let file = ModelFile::open(&ModelFolder::resolve(&args.model), Check::Model)?;
     let key = Key::new(file.headers(), llama::backend()?);
     let mut out = io::stdout().lock();
     let mut failure = None;

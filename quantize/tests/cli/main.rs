@@ -74,6 +74,18 @@ fn dry_run_prints_the_plan_and_writes_nothing() {
 }
 
 #[test]
+fn the_version_needs_no_arguments() {
+    let plain = String::from_utf8(yi_quantize(&[&"--version"]).stdout).unwrap();
+    assert!(plain.starts_with("yi-quantize "), "{plain}");
+    let detail = yi_quantize(&[&"-V", &"-v"]);
+    assert!(detail.status.success());
+    assert!(String::from_utf8(detail.stdout).unwrap().len() > plain.len());
+    let (code, message) = failure(&[&"x", &"y"]);
+    assert_eq!(code, 2);
+    assert!(message.contains("<TYPE>"), "{message}");
+}
+
+#[test]
 fn dry_run_in_json_agrees_with_the_file_that_is_then_written() {
     let checkpoint = written();
     let output = checkpoint.path().join("x.gguf");
