@@ -106,7 +106,7 @@ pub enum Error {
         available: u64,
     },
     /// The weights do not fit the machine.
-    #[error("the weights need {} of memory beside the mapped file; {} are available", gib(*.needed), gib(*.available))]
+    #[error("the weights need {} that must stay in memory; {} are available", gib(*.needed), gib(*.available))]
     WeightsMemory {
         /// Bytes.
         needed: u64,
@@ -115,7 +115,7 @@ pub enum Error {
     },
     /// The model does not fit the machine with these settings.
     #[error(
-        "the model {} {} of memory: {} of weights that are not mapped, {} for the cache of {n_ctx} tokens, {} to compute; {} are available",
+        "the model {} {} of memory: {} of weights that must stay in it, {} for the cache of {n_ctx} tokens, {} to compute; {} are available",
         if *with_draft { "and its draft model need" } else { "needs" }, gib(memory.anonymous()), gib(memory.resident), gib(memory.kv_cache),
         gib(memory.compute.saturating_add(memory.scratch)), gib(*.available)
     )]
@@ -322,7 +322,7 @@ pub enum Error {
 }
 
 /// What to do where weights are not used where they lie in the file.
-const REMAP_HINT: &str = "leave out --no-mmap, or use --repack off: weights in the mapped file need not all be in memory; `yi fit` shows what fits";
+const REMAP_HINT: &str = "leave out --no-mmap and --mlock, or use --repack off: weights in the mapped file need not all be in memory; `yi fit` shows what fits";
 
 /// Bytes for a person: `19.2 GiB`, or `3.4 MiB` of what is small.
 pub(crate) fn gib(bytes: u64) -> String {

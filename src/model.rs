@@ -118,25 +118,9 @@ impl ModelFile {
     /// # Errors
     /// When it cannot be read.
     pub fn sha256(&self) -> Result<String, Error> {
-        use std::io::{Read as _, Seek as _};
         let mut hash = Sha256::new();
-        let mut buffer = vec![0; 1 << 20];
         for (path, file) in &self.files {
-            let mut read = || -> std::io::Result<()> {
-                // The position is nobody else's: llama.cpp maps the file.
-                let mut file = file;
-                file.rewind()?;
-                loop {
-                    match file.read(&mut buffer)? {
-                        0 => return file.rewind(),
-                        n => hash.update(&buffer[..n]),
-                    }
-                }
-            };
-            read().map_err(|source| Error::Read {
-                name: path.display().to_string(),
-                source,
-            })?;
+            fingerprint::read_into(&mut hash, file, path)?;
         }
         Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
     }
@@ -337,7 +321,8 @@ impl ModelFile {
             .map(|geometry| fit::context_memory(&geometry, context))
             .unwrap_or_default();
         let resident = match &away {
-            _ if !load.mmap => u64::MAX,
+            // Locked pages cannot be read again either.
+            _ if !load.mmap || load.mlock => u64::MAX,
             None => repacked,
             // What is not here is not repacked, nor what nothing is multiplied with.
             Some(away) => {

@@ -598,6 +598,50 @@ fn hostile_schemas_are_compiled_or_refused_in_bounded_time() {
 }
 
 #[test]
+fn hostile_grammars_are_compiled_or_refused_in_bounded_time() {
+    let start = Instant::now();
+    let gbnf = |text: String| refused(Constraint::Gbnf(text)).to_string();
+    let message = gbnf(format!("root ::= \"a\"{}", "*".repeat(600_000)));
+    assert!(message.contains("repeated more than"), "{message}");
+    let message = gbnf(format!("root ::= ({})", "a\n".repeat(500_000)));
+    assert!(message.contains("line 1: the rule \"a\""), "{message}");
+    let engine = engine(chatty());
+    let submit = |constraint| {
+        let _ = engine.submit(request(chatty(), constraint, 0, 1));
+    };
+    submit(Constraint::Gbnf(format!(
+        "root ::= {}",
+        "!<[300]> ".repeat(100_000)
+    )));
+
+    // Rules that lead to each other, as many as fit.
+    let chain = |n: usize, rule: &dyn Fn(usize) -> String| (0..n).map(rule).collect::<String>();
+    let rules = |n| chain(n, &|i| format!("r{i}::=r{}|\"a\"\n", i + 1)) + &format!("r{n}::=\"b\"");
+    let message = gbnf(format!("root ::= r0\n{}", rules(50_000)));
+    assert!(message.contains("more than 50000 rules"), "{message}");
+    submit(Constraint::Gbnf(format!("root ::= r0\n{}", rules(40_000))));
+    let rules = chain(60_000, &|i| format!("r{i}: r{}\n", i + 1));
+    submit(Constraint::Lark(format!(
+        "start: r0\n{rules}r60000: \"b\"\n"
+    )));
+    let mut definitions: serde_json::Map<_, _> = (0..20_000)
+        .map(|i| {
+            (
+                format!("{i}"),
+                json!({"$ref": format!("#/$defs/{}", i + 1)}),
+            )
+        })
+        .collect();
+    definitions.insert("20000".to_owned(), json!({"type": "null"}));
+    submit(schema(json!({"$defs": definitions, "$ref": "#/$defs/0"})));
+    assert!(
+        start.elapsed() < Duration::from_secs(60),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
 fn a_limit_cuts_and_says_so() {
     let whole = Constraint::Regex("[a-z]{200}".to_owned());
     for outcome in answers(chatty(), &whole, 2, 10) {

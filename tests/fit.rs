@@ -220,24 +220,28 @@ fn weights_that_do_not_fit_are_refused_before_they_are_read() {
     let available = memory::available_bytes().unwrap();
     let n_layers = u32::try_from(available >> 31).unwrap() + 1;
     let path = write_yi("yi-too-large", n_layers, &|_| DType::F32);
-    let params = LoadParams {
-        mmap: false,
-        repack: Repack::None,
-        ..LoadParams::default()
-    };
-    let file = ModelFile::open(&path, Check::Model).unwrap();
-    let mut n_steps = 0;
-    let loaded = Model::load(file, &params, &mut |_| {
-        n_steps += 1;
-        ControlFlow::Break(())
-    });
-    let refused = loaded.unwrap_err();
-    assert!(
-        matches!(refused, Error::WeightsMemory { needed, available } if needed > available),
-        "{refused}"
-    );
-    assert_eq!((n_steps, refused.kind().exit_code()), (0, 5));
-    assert!(refused.hint().unwrap().contains("--no-mmap"));
+    // In memory of their own, or locked where they are mapped.
+    for (mmap, mlock) in [(false, false), (true, true)] {
+        let params = LoadParams {
+            mmap,
+            mlock,
+            repack: Repack::None,
+            ..LoadParams::default()
+        };
+        let file = ModelFile::open(&path, Check::Model).unwrap();
+        let mut n_steps = 0;
+        let loaded = Model::load(file, &params, &mut |_| {
+            n_steps += 1;
+            ControlFlow::Break(())
+        });
+        let refused = loaded.unwrap_err();
+        assert!(
+            matches!(refused, Error::WeightsMemory { needed, available } if needed > available),
+            "{refused}"
+        );
+        assert_eq!((n_steps, refused.kind().exit_code()), (0, 5));
+        assert!(refused.hint().unwrap().contains("--no-mmap"));
+    }
     std::fs::remove_file(path).unwrap();
 }
 

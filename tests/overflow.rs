@@ -214,3 +214,22 @@ fn the_program_says_what_it_left_out() {
     assert_eq!(json["n_prompt"], 57);
     assert!(json["n_dropped"].as_u64().unwrap() > 100, "{json}");
 }
+
+#[test]
+fn a_context_of_one_token_is_no_fault() {
+    let asked = args![
+        "run",
+        "-m",
+        models::chatty(),
+        "-c",
+        "1",
+        "--on-overflow",
+        "middle",
+        "-p",
+        "one two three",
+        "-n",
+        "1"
+    ];
+    let code = yi(asked).code;
+    assert!(matches!(code, Some(0 | 2 | 6)), "{code:?}");
+}

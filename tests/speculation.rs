@@ -228,6 +228,53 @@ fn a_draft_model_changes_no_token_and_a_good_one_is_right() {
 }
 
 #[test]
+fn a_draft_model_goes_on_where_earlier_requests_have_filled_its_cache() {
+    let model = Model::open(models::demo()).unwrap();
+    let path = models::path_of("demo-small-draft-q4_0");
+    models::convert_checkpoint(&models::fixture("yi-demo"), &path, FileType::Q4_0);
+    let draft = Model::open(&path).unwrap();
+    let context = ContextParams {
+        n_ctx: 256,
+        n_seq_max: 4,
+        n_threads: 1,
+        ..ContextParams::default()
+    };
+    let params = EngineParams {
+        batch_costs: BatchCosts::try_from(vec![(1, 1.0), (2, 1.01)]).ok(),
+        ..EngineParams::default()
+    };
+    let engine = model
+        .engine_with_draft(&context, &params, Arc::default(), Some(&draft))
+        .unwrap();
+    for i in 0..6 {
+        // Nothing in it comes twice, so that there is nothing to look up.
+        let numbers: String = (0..30)
+            .map(|j| format!("{} ", (37 * i + 13 * j) % 97))
+            .collect();
+        let question = format!(
+            "<|im_start|>system\n{numbers}<|im_end|>\n<|im_start|>user\nWhat can you do?<|im_end|>\n\
+             <|im_start|>assistant\n"
+        );
+        let mut request = request(&model, "", 0.0, 0);
+        let tokenizer = model.tokenizer();
+        request.prompt = tokenizer.encode_with_special(&question, true).unwrap();
+        assert!(
+            (80..200).contains(&request.prompt.len()),
+            "{}",
+            request.prompt.len()
+        );
+        request.limits.n_predict = Some(20);
+        let outcome = engine.submit(request).unwrap().finish().unwrap();
+        // It guesses for itself.
+        let stats = outcome.stats;
+        assert!(
+            stats.n_accepted * 2 > stats.n_generated,
+            "request {i}: {stats:?}"
+        );
+    }
+}
+
+#[test]
 fn a_draft_model_that_knows_nothing_is_hardly_asked() {
     let model = Model::open(models::chatty()).unwrap();
     let mut request = request(&model, TEXTS[3], 5.0, 1);

@@ -60,6 +60,19 @@ impl Drafter {
         }
     }
 
+    /// An empty slot begins with the first `n` tokens of another one.
+    pub fn share(&mut self, source: usize, target: usize, n: usize) {
+        let Some(from) = self.slots.get(source) else {
+            return;
+        };
+        if target < self.slots.len() && !self.context.model().is_recurrent() {
+            let tokens = from.tokens[..n.min(from.tokens.len())].to_vec();
+            self.context
+                .share(sequence(source), sequence(target), tokens.len());
+            self.slots[target].tokens = tokens;
+        }
+    }
+
     /// At most `n_max` tokens that may follow `input`, each with the chance that it and all before it do. None
     /// when they would not pay by `costs`, or while the input is still being computed: a batch at a time,
     /// so that nobody waits long.
@@ -92,8 +105,9 @@ impl Drafter {
                 };
                 tokens.into_iter().map(chance).collect()
             }
-            // Whoever set the stop flag is answered by the engine.
-            Err(DecodeError::Stopped) => {
+            // Whoever set the stop flag is answered by the engine. Where the others have filled the cache, this slot
+            // goes without guesses until there is room.
+            Err(DecodeError::Stopped | DecodeError::Full { .. }) => {
                 self.forget(slot);
                 Vec::new()
             }

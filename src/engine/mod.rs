@@ -30,6 +30,7 @@ pub use disk::PrefixCache;
 pub use embed::{Embedder, Normalization};
 pub use error::EngineError;
 pub use logprobs::{Logprob, TokenLogprobs};
+pub(crate) use request::MAX_PROMPT_LOGITS;
 pub use request::{
     CLOSE_LOGITS, Event, Finished, Limits, MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_STRINGS, Outcome,
     Overflow, Piece, Request, Stats, StopReason,

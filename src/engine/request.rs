@@ -21,6 +21,9 @@ pub const MAX_LOGPROBS: usize = 100;
 /// kernels then add in another order, and where activations are rounded to 8 bits, some go the other way. Two logits
 /// of a Q8_0 model were seen to move by 0.3 against each other (`scripts/compare_lookup`, AVX-512).
 pub const CLOSE_LOGITS: f32 = 0.5;
+/// Of so many tokens of prompts the logits are kept at once, where they are asked for: each has one for every token of
+/// the vocabulary, 33 MB together for Yi.
+pub const MAX_PROMPT_LOGITS: usize = 128;
 
 /// One answer to be generated.
 #[derive(Debug, Clone)]
@@ -89,7 +92,7 @@ impl Request {
                     .limits
                     .n_predict
                     .unwrap_or(n_ctx / 4)
-                    .clamp(1, n_ctx * 3 / 4);
+                    .clamp(1, (n_ctx * 3 / 4).max(1));
                 let n_left = (n_ctx + 1).saturating_sub(n_answer).min(n_ctx - 1);
                 if n_prompt <= n_left {
                     return 0;

@@ -174,7 +174,8 @@ impl Job {
     /// Sends the logprobs of the prompt's tokens from `from + 1` on; `logits` are those after token `from` and
     /// those that follow it.
     pub fn prompt_logits<'a>(&self, from: usize, logits: impl Iterator<Item = &'a [f32]>) {
-        let Some(n_top) = self.prompt_logprobs else {
+        // After a shift tokens of the answer are at the prompt's places.
+        let Some(n_top) = self.prompt_logprobs.filter(|_| !self.is_generating()) else {
             return;
         };
         let next = self.prompt.get(from + 1..).unwrap_or_default();
@@ -198,6 +199,9 @@ impl Job {
     /// Counts guesses that were computed.
     pub fn count_drafted(&mut self, n_drafted: usize) {
         self.stats.n_drafted += n_drafted;
+        if self.stats.n_drafted > 0 {
+            self.sampler.watch_margin();
+        }
     }
 
     /// Counts guesses that were right.
@@ -242,7 +246,7 @@ impl Job {
         }
         self.stats.n_generated += 1;
         // What was computed in a batch with guesses is in the cache for all tokens that follow.
-        let is_close = self.stats.n_drafted > 0 && is_close(logits);
+        let is_close = self.sampler.margin() < CLOSE_LOGITS;
         self.stats.n_close += usize::from(is_close);
         let shown = self.stops.push(&self.stream.push(&tokenizer.piece(token)));
         self.sender.send(Piece {
@@ -318,17 +322,4 @@ impl Job {
     pub fn fail(self, error: EngineError) {
         self.sender.finish(Err(error));
     }
-}
-
-/// Whether the two best logits are so close that rounding may exchange them.
-fn is_close(logits: &[f32]) -> bool {
-    let (mut best, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
-    for &logit in logits {
-        if logit > best {
-            (best, second) = (logit, best);
-        } else if logit > second {
-            second = logit;
-        }
-    }
-    best - second < CLOSE_LOGITS
 }

@@ -11,6 +11,7 @@ use std::ops::Add;
 
 use yi_gguf::Gguf;
 
+use crate::engine::MAX_PROMPT_LOGITS;
 use crate::llama::{ContextParams, FlashAttention};
 pub use answer::{Draft, GpuFit, Question, TypeFit, of_file};
 pub use geometry::Geometry;
@@ -90,8 +91,8 @@ pub fn context_memory(model: &Geometry, params: &ContextParams) -> Memory {
     let n_ctx = u64::from(params.n_ctx).next_multiple_of(N_CTX_STEP);
     let n_batch = u64::from(params.n_batch).min(n_ctx);
     let n_ubatch = u64::from(params.n_ubatch).min(n_batch);
-    // One for each sequence, of which each holds a token at least.
-    let n_outputs = u64::from(params.n_seq_max).min(n_ctx);
+    // One for each sequence, of which each holds a token at least, and those of prompts.
+    let n_outputs = (u64::from(params.n_seq_max) + MAX_PROMPT_LOGITS as u64).min(n_batch);
     let reserved = Reserved {
         n_kv: n_ctx,
         n_tokens: n_ubatch,

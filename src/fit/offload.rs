@@ -77,7 +77,9 @@ impl Parts {
         let tensors = || headers.iter().flat_map(Gguf::tensors);
         let layer_of = |name: &str| {
             let (layer, _) = name.strip_prefix("blk.")?.split_once('.')?;
-            layer.parse::<usize>().ok()
+            // A file's names must not choose what is allocated.
+            let layer = layer.parse::<usize>().ok();
+            layer.filter(|&layer| layer < yi_gguf::MAX_LAYERS as usize)
         };
         let in_file = tensors().filter_map(|t| layer_of(t.name())).max();
         let in_file = in_file.map_or(0, |last| last.saturating_add(1));

@@ -16,6 +16,7 @@ pub struct Adapter {
     adapter: NonNull<sys::llama_adapter_lora>,
     model: Arc<Model>,
     path: PathBuf,
+    sha256: [u8; 32],
 }
 
 // SAFETY: an adapter is only read after it was loaded, and nothing ties it to a thread.
@@ -41,11 +42,16 @@ pub enum AdapterLoadError {
 }
 
 impl Adapter {
-    /// Loads an adapter that was validated before, from the same open file.
+    /// Loads an adapter that was validated before, from the same open file, whose SHA-256 this is.
     ///
     /// # Errors
     /// See [`AdapterLoadError`].
-    pub fn load(model: Arc<Model>, file: &File, path: &Path) -> Result<Self, AdapterLoadError> {
+    pub fn load(
+        model: Arc<Model>,
+        file: &File,
+        path: &Path,
+        sha256: [u8; 32],
+    ) -> Result<Self, AdapterLoadError> {
         let stream = CStream::new(file)?;
         log::take_errors();
         let adapter = {
@@ -74,7 +80,14 @@ impl Adapter {
             adapter,
             model,
             path: path.to_owned(),
+            sha256,
         })
+    }
+
+    /// SHA-256 of the file that was loaded.
+    #[must_use]
+    pub fn sha256(&self) -> &[u8; 32] {
+        &self.sha256
     }
 
     /// The file.

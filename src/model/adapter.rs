@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
 use yi_gguf::{DType, Gguf, TensorInfo};
 
 use super::ModelFile;
+use super::fingerprint::read_into;
 use crate::error::Error;
 use crate::llama::{Adapter, AdapterLoadError, Model};
 
@@ -101,7 +103,10 @@ impl ModelFile {
         }
         let part = parts.remove(0);
         check(&part.gguf, self.headers()).map_err(wrong)?;
-        Adapter::load(model, &part.file, path).map_err(|error| wrong(error.into()))
+        let mut hash = Sha256::new();
+        read_into(&mut hash, &part.file, path)?;
+        Adapter::load(model, &part.file, path, hash.finalize().into())
+            .map_err(|error| wrong(error.into()))
     }
 }
 

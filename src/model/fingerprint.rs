@@ -1,13 +1,14 @@
 //! What tells a model's file from any other.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _, Seek as _};
 use std::path::Path;
 use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
 
 use super::ModelFile;
+use crate::error::Error;
 
 /// Places of each file that are read.
 const N_SAMPLES: u64 = 64;
@@ -41,6 +42,26 @@ impl ModelFile {
         }
         Ok(digest.finalize().into())
     }
+}
+
+/// Adds all bytes of an open file to a hash. The file's position is nobody else's: llama.cpp maps the file, or begins
+/// at its start.
+pub fn read_into(hash: &mut Sha256, file: &File, path: &Path) -> Result<(), Error> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut read = || -> io::Result<()> {
+        let mut file = file;
+        file.rewind()?;
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return file.rewind(),
+                n => hash.update(&buffer[..n]),
+            }
+        }
+    };
+    read().map_err(|source| Error::Read {
+        name: path.display().to_string(),
+        source,
+    })
 }
 
 impl ModelFile {

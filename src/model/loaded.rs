@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use sha2::{Digest as _, Sha256};
+use yi_gguf::Gguf;
 use yi_quantize::threads::Processors;
 
 use super::{Check, ModelFile};
@@ -204,6 +205,7 @@ impl Model {
             source,
         })?;
         let ContextParams {
+            n_ctx,
             type_k,
             type_v,
             flash_attention,
@@ -212,20 +214,20 @@ impl Model {
             ..
         } = context;
         let llama = llama::version();
-        let settings = format!(
+        let mut settings = format!(
             "{llama} {type_k} {type_v} {} {rope:?}",
             flash_attention.name()
         );
+        let mut tensors = self.file.headers().iter().flat_map(Gguf::tensors);
+        if tensors.any(|tensor| tensor.name().starts_with("rope_factors_long")) {
+            // LongRoPE turns keys otherwise in a long context.
+            settings.push_str(&format!(" {n_ctx}"));
+        }
         let mut digest = Sha256::new();
         digest.update(file);
         for (adapter, scale) in adapters {
-            // By what it is, and not by its name.
-            let bytes = std::fs::read(adapter.path()).map_err(|source| Error::Read {
-                name: adapter.path().display().to_string(),
-                source,
-            })?;
             digest.update(scale.to_le_bytes());
-            digest.update(Sha256::digest(bytes));
+            digest.update(adapter.sha256());
         }
         Ok(Root::new(&digest.finalize().into(), &settings))
     }

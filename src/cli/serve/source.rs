@@ -220,7 +220,7 @@ impl Opened for OpenGguf {
         let is_choice = matches!(plan.repack, RepackChoice::Auto) && plan.params.mmap;
         let needs = Needs {
             memory,
-            least: memory.anonymous() - if is_choice { repacked } else { 0 },
+            least: memory.anonymous() - if is_choice { own.resident } else { 0 },
             n_ctx: plan.context.n_ctx.into(),
             with_draft: plan.draft.is_some(),
         };

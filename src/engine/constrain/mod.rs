@@ -25,8 +25,9 @@ pub const MAX_CONSTRAINT_BYTES: usize = 1 << 20;
 /// How deep arrays and objects of a schema may be nested in each other.
 pub const MAX_SCHEMA_DEPTH: usize = 100;
 
-/// A thread with so large a stack compiles: schemas and expressions are walked by recursion.
-const COMPILE_STACK_BYTES: usize = 256 << 20;
+/// A thread with so large a stack compiles: schemas, rules and expressions are walked by recursion, and a chain of a
+/// hundred thousand rules fits into [`MAX_CONSTRAINT_BYTES`]. Memory is only taken as far as it is used.
+const COMPILE_STACK_BYTES: usize = 1 << 30;
 /// A refused constraint's message is cut to so many bytes.
 const MAX_REASON_BYTES: usize = 2000;
 /// White space that may stand between the parts of JSON: as in llama.cpp a space, or a line's end and the

@@ -109,7 +109,10 @@ pub struct Disk {
 #[derive(Debug)]
 enum Message {
     Block {
-        key: Key,
+        /// The keys of a prompt's blocks.
+        keys: Arc<[Key]>,
+        /// Which of them this is.
+        at: usize,
         tokens: Vec<TokenId>,
         state: Vec<u8>,
     },
@@ -133,8 +136,13 @@ impl PrefixCache {
                 .spawn(move || {
                     for message in received {
                         match message {
-                            Message::Block { key, tokens, state } => {
-                                store.write(&key, &tokens, &state);
+                            Message::Block {
+                                keys,
+                                at,
+                                tokens,
+                                state,
+                            } => {
+                                store.write(&keys[at], &keys[..at], &tokens, &state);
                                 pending_bytes.fetch_sub(state.len() as u64, Ordering::Relaxed);
                             }
                             Message::Flush(done) => {
@@ -181,12 +189,17 @@ impl PrefixCache {
         self.pending_bytes.load(Ordering::Relaxed) + bytes <= MAX_PENDING_BYTES
     }
 
-    /// Has a block written.
-    pub(super) fn put(&self, key: Key, tokens: Vec<TokenId>, state: Vec<u8>) {
+    /// Has one of a prompt's blocks written.
+    pub(super) fn put(&self, keys: Arc<[Key]>, at: usize, tokens: Vec<TokenId>, state: Vec<u8>) {
         let bytes = state.len() as u64;
         self.pending_bytes.fetch_add(bytes, Ordering::Relaxed);
         if let Some(messages) = &self.messages {
-            let _: Result<(), _> = messages.send(Message::Block { key, tokens, state });
+            let _: Result<(), _> = messages.send(Message::Block {
+                keys,
+                at,
+                tokens,
+                state,
+            });
         }
     }
 }

@@ -35,6 +35,18 @@ struct Known {
     last_used: u64,
 }
 
+impl State {
+    /// The first of these blocks count as used last.
+    fn touch(&mut self, keys: &[Key]) {
+        for key in keys.iter().rev() {
+            self.clock += 1;
+            if let Some(known) = self.entries.get_mut(key) {
+                known.last_used = self.clock;
+            }
+        }
+    }
+}
+
 impl Store {
     /// Opens the folder, and makes it where it is missing.
     ///
@@ -111,26 +123,33 @@ impl Store {
     /// used last.
     pub fn touch(&self, keys: &[Key]) {
         let mut state = self.lock();
-        for key in keys.iter().rev() {
-            state.clock += 1;
-            let now = state.clock;
-            if let Some(known) = state.entries.get_mut(key) {
-                known.last_used = now;
-                // For the order after a restart.
-                if let Ok(file) = File::options()
-                    .append(true)
-                    .open(self.folder.join(file_name(key)))
-                {
-                    let _ = file.set_modified(SystemTime::now());
-                }
+        state.touch(keys);
+        for key in keys
+            .iter()
+            .rev()
+            .filter(|key| state.entries.contains_key(*key))
+        {
+            // For the order after a restart.
+            let file = File::options()
+                .append(true)
+                .open(self.folder.join(file_name(key)));
+            if let Ok(file) = file {
+                let _ = file.set_modified(SystemTime::now());
             }
         }
     }
 
-    /// Writes a block and makes room for it.
-    pub fn write(&self, key: &Key, tokens: &[TokenId], state: &[u8]) {
+    fn bytes_of(&self, keys: &[Key]) -> u64 {
+        let state = self.lock();
+        let known = keys.iter().filter_map(|key| state.entries.get(key));
+        known.fold(0, |sum, known| sum.saturating_add(known.bytes))
+    }
+
+    /// Writes a block and makes room for it, but not at the cost of those `before` it, without which it is of no use.
+    pub fn write(&self, key: &Key, before: &[Key], tokens: &[TokenId], state: &[u8]) {
         let bytes = entry::n_bytes(tokens.len(), state.len());
-        if bytes > self.max_bytes || self.n_known(std::slice::from_ref(key)) > 0 {
+        let chain_bytes = self.bytes_of(before).saturating_add(bytes);
+        if chain_bytes > self.max_bytes || self.n_known(std::slice::from_ref(key)) > 0 {
             return;
         }
         if let Err(error) = entry::write(&self.folder, key, tokens, state) {
@@ -143,6 +162,7 @@ impl Store {
         let last_used = known.clock;
         known.bytes += bytes;
         known.entries.insert(*key, Known { bytes, last_used });
+        known.touch(before);
         self.evict(&mut known);
     }
 
@@ -207,4 +227,27 @@ fn scan(folder: &Path) -> io::Result<State> {
         state.entries.insert(key, Known { bytes, last_used });
     }
     Ok(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_longer_than_the_cache_keeps_its_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let (tokens, state) = ([1, 2, 3], [0; 100]);
+        let block_bytes = entry::n_bytes(tokens.len(), state.len());
+        let store = Store::open(folder.path(), 4 * block_bytes).unwrap();
+        let keys: Vec<Key> = (0..9).map(|i| [i; 32]).collect();
+        let write = |i: usize| store.write(&keys[i], &keys[..i], &tokens, &state);
+        // Another prompt's block makes room.
+        store.write(&[99; 32], &[], &tokens, &state);
+        (0..8).for_each(write);
+        assert_eq!(store.n_known(&keys), 4);
+        assert_eq!(store.n_known(&[[99; 32]]), 0);
+        (0..8).for_each(write);
+        assert_eq!(store.n_known(&keys), 4);
+        assert_eq!(store.bytes(), 4 * block_bytes);
+    }
 }

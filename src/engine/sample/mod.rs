@@ -49,6 +49,8 @@ pub struct Sampler {
     /// By token, each once.
     logit_bias: Vec<(TokenId, f32)>,
     constraint: Option<Matcher>,
+    /// By how much the best candidate's logit was larger than the second one's; `None` while nobody wants to know.
+    margin: Option<f32>,
 }
 
 impl std::fmt::Debug for Sampler {
@@ -104,6 +106,7 @@ impl Sampler {
             },
             logit_bias,
             constraint,
+            margin: None,
         }
     }
 
@@ -176,6 +179,9 @@ impl Sampler {
                 self.candidates.sorted = false;
             }
         }
+        if let Some(found) = &mut self.margin {
+            *found = margin(&self.candidates.data);
+        }
         self.chain.apply(&mut self.candidates);
         let LlamaToken(token) = self
             .candidates
@@ -189,6 +195,18 @@ impl Sampler {
         }
         self.chain.accept(LlamaToken(token));
         Ok(Choice::Token(token))
+    }
+
+    /// From now on [`Sampler::margin`] tells.
+    pub fn watch_margin(&mut self) {
+        self.margin.get_or_insert(f32::INFINITY);
+    }
+
+    /// By how much the best logit of the last choice was larger than the second best, after the constraint, biases and
+    /// penalties; infinite where there was one candidate, or before [`Sampler::watch_margin`].
+    #[must_use]
+    pub fn margin(&self) -> f32 {
+        self.margin.unwrap_or(f32::INFINITY)
     }
 
     /// Takes the chosen token, which does not end the answer, into account.
@@ -206,6 +224,18 @@ impl Sampler {
     pub fn is_complete(&self) -> bool {
         self.constraint.as_ref().is_some_and(Matcher::is_complete)
     }
+}
+
+fn margin(candidates: &[LlamaTokenData]) -> f32 {
+    let (mut best, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+    for logit in candidates.iter().map(LlamaTokenData::logit) {
+        if logit > best {
+            (best, second) = (logit, best);
+        } else if logit > second {
+            second = logit;
+        }
+    }
+    best - second
 }
 
 /// All that comes after the penalties.

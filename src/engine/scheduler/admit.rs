@@ -30,7 +30,7 @@ impl Scheduler {
             }
             let n = slot.common_prefix(&request.prompt).min(n_input - 1);
             let whole = n == slot.tokens.len() && slot.job.is_none();
-            if self.can_cut || whole { n } else { 0 }
+            if self.can_branch || whole { n } else { 0 }
         };
         let all = 0..self.slots.len();
         let source = all
@@ -72,10 +72,6 @@ impl Scheduler {
             self.cut(target, n_cached);
         } else {
             self.cut(target, 0);
-            // What it has of others' prompts must not show in the time that this one takes.
-            if let Some(drafter) = &mut self.drafter {
-                drafter.forget(target);
-            }
             if let Some(source) = source {
                 self.copy(source, target, n_cached);
             }
@@ -109,6 +105,9 @@ impl Scheduler {
         self.cells.share(&cells);
         self.slots[target].tokens = tokens;
         self.slots[target].cells = cells;
+        if let Some(drafter) = &mut self.drafter {
+            drafter.share(source, target, n);
+        }
     }
 
     /// T5 and its kin: the prompt goes through the encoder, and the answer begins with a token of its own.

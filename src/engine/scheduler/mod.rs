@@ -42,8 +42,9 @@ pub struct Scheduler {
     drafter: Option<Drafter>,
     /// The slot whose turn it is when not all that generate are in the next batch.
     turn: usize,
-    /// A part of a sequence can be removed or shared.
-    can_cut: bool,
+    /// A sequence can go on from an earlier token, and others can share its start. With a sliding window it cannot:
+    /// what lies before the window of its last token may be overwritten.
+    can_branch: bool,
     /// Number of requests that have ended.
     n_ended: u64,
     batch: Batch,
@@ -97,7 +98,7 @@ impl Scheduler {
         // Guesses that are wrong must be removed again. Where none can pay, nothing is kept to make them from.
         let guesses = can_cut && costs.can_pay(n_slots, params.speculation.n_max);
         Scheduler {
-            can_cut,
+            can_branch: can_cut && !model.has_sliding_window(),
             disk: disk.filter(|_| context.can_save()),
             n_draft: if guesses { params.speculation.n_max } else { 0 },
             costs,
@@ -258,7 +259,10 @@ impl Scheduler {
             self.cells.release(wrong);
             self.cut(part.slot, n_kept);
         }
-        if is_prompt {
+        if matches!(next, Err(EngineError::NotANumber { .. })) {
+            // Whoever began with these tokens would fail, too.
+            self.cut(part.slot, 0);
+        } else if is_prompt {
             self.persist(part.slot);
         }
         match next {

@@ -2,6 +2,7 @@
 
 use super::{Draft, Part, Scheduler, sequence};
 use crate::engine::answer::Reader;
+use crate::engine::request::MAX_PROMPT_LOGITS;
 use crate::engine::slot::Slot;
 use crate::llama::TokenId;
 
@@ -14,6 +15,7 @@ impl Scheduler {
         self.batch.clear();
         self.parts.clear();
         let (mut generating, mut prompts) = (Vec::new(), Vec::new());
+        let mut n_logits = MAX_PROMPT_LOGITS;
         for (i, slot) in self.slots.iter().enumerate() {
             let Some(job) = &slot.job else { continue };
             if job.sender().reader() != Reader::Reads {
@@ -22,6 +24,10 @@ impl Scheduler {
             let n_left = job.input.len() - slot.tokens.len();
             if job.is_generating() && n_left == 1 {
                 generating.push(i);
+            } else if job.computes_all() && !job.is_generating() {
+                let n_now = n_left.min(n_logits);
+                n_logits -= n_now;
+                prompts.push((i, n_now));
             } else {
                 prompts.push((i, n_left));
             }

@@ -1,5 +1,7 @@
 //! Starts of prompts that are kept on disk.
 
+use std::sync::Arc;
+
 use super::{Scheduler, sequence};
 use crate::engine::disk::BLOCK_TOKENS;
 
@@ -55,9 +57,9 @@ impl Scheduler {
             return;
         };
         let prompt = job.prompt().to_vec();
-        let keys = disk.root.keys(&slot.namespace, &prompt);
+        let keys: Arc<[_]> = disk.root.keys(&slot.namespace, &prompt).into();
         let n_known = disk.cache.store().n_known(&keys);
-        for (i, key) in keys.iter().enumerate().skip(n_known) {
+        for i in n_known..keys.len() {
             let positions = i * BLOCK_TOKENS..(i + 1) * BLOCK_TOKENS;
             let tokens = prompt[positions.clone()].to_vec();
             let Some(state) = self.context.save(sequence(index), positions) else {
@@ -67,7 +69,7 @@ impl Scheduler {
             if !disk.cache.has_room(state.len() as u64) {
                 return;
             }
-            disk.cache.put(*key, tokens, state);
+            disk.cache.put(Arc::clone(&keys), i, tokens, state);
         }
     }
 }

@@ -15,6 +15,13 @@ impl Scheduler {
             self.context.truncate(sequence(slot), 0);
             0
         };
+        // The small model's cache is as large, and what it has of others' prompts must not show in the time that the
+        // next one takes.
+        if keep == 0
+            && let Some(drafter) = &mut self.drafter
+        {
+            drafter.forget(slot);
+        }
         let slot = &mut self.slots[slot];
         slot.tokens.truncate(keep);
         slot.n_unshifted = slot.n_unshifted.filter(|&n| n < keep);

@@ -8,6 +8,8 @@ use super::{GbnfError, Grammar, Node};
 const MAX_REGEX_BYTES: usize = 200_000;
 /// regex-syntax's own limit on nested groups is 250.
 const MAX_REGEX_DEPTH: usize = 200;
+/// The most rules and groups. llguidance follows chains of them by recursion, with some kilobytes of stack for each.
+const MAX_RULES: usize = 50_000;
 
 impl Grammar {
     /// The same grammar for llguidance.
@@ -23,6 +25,12 @@ impl Grammar {
             let body = rule.body.as_ref().expect("`parse` has checked it");
             let body = lark.choice(body);
             let _ = writeln!(lark.text, "r{i}: {body}");
+        }
+        if self.rules.len() + lark.n_groups > MAX_RULES {
+            return Err(GbnfError {
+                line: 1,
+                problem: format!("the grammar has more than {MAX_RULES} rules and groups"),
+            });
         }
         Ok(lark.text)
     }

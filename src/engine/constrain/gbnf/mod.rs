@@ -61,8 +61,8 @@ enum Node {
 #[derive(Debug)]
 struct Rule {
     name: String,
-    /// Where it is first mentioned.
-    line: usize,
+    /// Where it is first mentioned, in bytes of the text.
+    at: usize,
     body: Option<Node>,
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{GbnfError, Grammar, Node, Rule, Tokens};
 
-/// How deep groups may be nested in each other.
+/// How deep groups may be nested in each other, and how often a repetition may be repeated.
 const MAX_DEPTH: usize = 100;
 /// The most that a repetition may ask for, as in llama.cpp; a larger upper bound is none, as there.
 const MAX_REPEAT: u32 = 2000;
@@ -18,6 +18,7 @@ impl Grammar {
             at: 0,
             rules: Vec::new(),
             by_name: HashMap::new(),
+            all_but: HashMap::new(),
         };
         parser.skip_space(true);
         while parser.peek().is_some() {
@@ -25,7 +26,7 @@ impl Grammar {
         }
         if let Some(rule) = parser.rules.iter().find(|rule| rule.body.is_none()) {
             return Err(GbnfError {
-                line: rule.line,
+                line: line_of(text, rule.at),
                 problem: format!("the rule {:?} is used and not defined", rule.name),
             });
         }
@@ -47,6 +48,13 @@ struct Parser<'a> {
     at: usize,
     rules: Vec<Rule>,
     by_name: HashMap<&'a str, usize>,
+    /// What a negated token allows, by the token: finding it takes a walk over the vocabulary.
+    all_but: HashMap<u32, Vec<(u32, u32)>>,
+}
+
+/// The line of a place in the text, from 1.
+fn line_of(text: &str, at: usize) -> usize {
+    1 + text[..at].matches('\n').count()
 }
 
 impl<'a> Parser<'a> {
@@ -73,7 +81,7 @@ impl<'a> Parser<'a> {
     }
 
     fn line(&self) -> usize {
-        1 + self.text[..self.at].matches('\n').count()
+        line_of(self.text, self.at)
     }
 
     fn error(&self, problem: impl Into<String>) -> GbnfError {
@@ -112,11 +120,11 @@ impl<'a> Parser<'a> {
     }
 
     fn index_of(&mut self, name: &'a str) -> usize {
-        let line = self.line();
+        let at = self.at;
         *self.by_name.entry(name).or_insert_with(|| {
             self.rules.push(Rule {
                 name: name.to_owned(),
-                line,
+                at,
                 body: None,
             });
             self.rules.len() - 1
@@ -159,7 +167,14 @@ impl<'a> Parser<'a> {
 
     fn sequence(&mut self, depth: usize) -> Result<Node, GbnfError> {
         let mut parts: Vec<Node> = Vec::new();
+        let mut n_repeated = 0;
         while let Some(c) = self.peek() {
+            let repeats = matches!(c, '*' | '+' | '?' | '{');
+            n_repeated = if repeats { n_repeated + 1 } else { 0 };
+            if n_repeated > MAX_DEPTH {
+                let problem = format!("a repetition is repeated more than {MAX_DEPTH} times");
+                return Err(self.error(problem));
+            }
             match c {
                 '"' => parts.push(self.literal()?),
                 '[' => parts.push(self.class()?),
@@ -236,12 +251,7 @@ impl<'a> Parser<'a> {
         }
         let named = self.tokens.representative(token);
         if negated {
-            let others = |&token: &u32| {
-                self.tokens.representative(token) != named
-                    && !self.tokens.is_end(token)
-                    && !self.tokens.is_silent(token)
-            };
-            let ranges = ranges((0..n_tokens).filter(others));
+            let ranges = self.all_but(named);
             if ranges.is_empty() {
                 return Err(self.error(format!("there is no token but {spelling}")));
             }
@@ -256,6 +266,20 @@ impl<'a> Parser<'a> {
             return Err(self.error(format!("the token {spelling} is no text")));
         }
         Ok(Node::Tokens(vec![(named, named)]))
+    }
+
+    /// All tokens but this one and those that no grammar may ask for.
+    fn all_but(&mut self, named: u32) -> Vec<(u32, u32)> {
+        let tokens = self.tokens;
+        let others = |&token: &u32| {
+            tokens.representative(token) != named
+                && !tokens.is_end(token)
+                && !tokens.is_silent(token)
+        };
+        let found = self.all_but.entry(named);
+        found
+            .or_insert_with(|| ranges((0..tokens.n_tokens()).filter(others)))
+            .clone()
     }
 
     fn literal(&mut self) -> Result<Node, GbnfError> {
