@@ -34,6 +34,9 @@ enum AuditCommand {
     /// Show what each key has used
     Usage(UsageArgs),
     /// Print the salted digest of a text, to look for it in the log
+    ///
+    /// A record has one digest of the prompt and one of the answer. Of a request with several prompts or answers,
+    /// it is the digest of all of them, one after the other in the order of their index, with nothing between.
     Digest(DigestArgs),
 }
 

@@ -178,7 +178,7 @@ struct BoundsArgs {
     /// A request's body must be there after so many seconds
     #[arg(long, value_name = "S", default_value = "30", value_parser = seconds)]
     body_timeout: Duration,
-    /// A client that takes nothing for so many seconds is dropped
+    /// A client that takes nothing for so many seconds, or under 1 KiB/s for longer, is dropped
     #[arg(long, value_name = "S", default_value = "30", value_parser = seconds)]
     write_timeout: Duration,
     /// A request waits no longer for its turn, in seconds

@@ -92,6 +92,11 @@ impl Admission {
         self.lock().n_running
     }
 
+    /// Grows with each request that enters or is served.
+    pub fn clock(&self) -> u64 {
+        self.lock().clock
+    }
+
     /// Gives free slots away.
     fn dispatch(self: &Arc<Self>) {
         while let Some((caller, waiting)) = self.next() {

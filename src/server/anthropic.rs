@@ -247,7 +247,8 @@ fn usage(stats: &Stats) -> Value {
 
 async fn whole(reply: &Reply, mut speech: Speech) -> Result<Response, ApiError> {
     let mut content: Vec<Value> = Vec::new();
-    let mut arguments = String::new();
+    // The name and the arguments of a call that is not complete: one that is cut is not told.
+    let (mut called, mut arguments) = (String::new(), String::new());
     let mut ending = None;
     while let Some(said) = speech.next().await {
         match said?.1 {
@@ -261,15 +262,16 @@ async fn whole(reply: &Reply, mut speech: Speech) -> Result<Response, ApiError> 
                 _ => content.push(json!({"type": "text", "text": text})),
             },
             Said::Call { name } => {
+                called = name;
                 arguments.clear();
-                let id = random_id("toolu_");
-                content.push(json!({"type": "tool_use", "id": id, "name": name, "input": {}}));
             }
             Said::Arguments(json) => arguments.push_str(&json),
             Said::CallEnd => {
-                if let Some(call) = content.last_mut() {
-                    call["input"] = serde_json::from_str(&arguments).unwrap_or_else(|_| json!({}));
-                }
+                let input: Value = serde_json::from_str(&arguments).map_err(|error| {
+                    ApiError::internal(format!("the call of {called:?} cannot be read: {error}"))
+                })?;
+                let id = random_id("toolu_");
+                content.push(json!({"type": "tool_use", "id": id, "name": called, "input": input}));
             }
             Said::End(end) => ending = Some(end),
         }

@@ -8,7 +8,7 @@ use tokio::sync::{Semaphore, watch};
 use super::access::Caller;
 use super::access::guard::Guard;
 use super::access::limits::Meter;
-use super::admit::{Full, Place};
+use super::admit::{Admission, Full, Place};
 use super::api_error::ApiError;
 use super::audit::Audit;
 use super::fleet::{Card, Fleet};
@@ -144,10 +144,18 @@ impl App {
         }
     }
 
-    /// Whether no request runs or waits.
+    /// Whether no request runs or waits, and no model is being loaded.
     pub fn is_idle(&self) -> bool {
         let mut models = self.fleet.models().iter().map(|model| &model.admission);
-        models.all(|admission| admission.n_running() + admission.n_waiting() == 0)
+        let is_free =
+            |admission: &Arc<Admission>| admission.n_running() + admission.n_waiting() == 0;
+        models.all(is_free) && !self.fleet.is_loading()
+    }
+
+    /// Grows with each request that asks a model; probes do not count.
+    pub fn clock(&self) -> u64 {
+        let models = self.fleet.models().iter();
+        models.map(|model| model.admission.clock()).sum()
     }
 
     /// Takes a place in the queue of a model.

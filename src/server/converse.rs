@@ -85,7 +85,7 @@ pub enum Said {
 #[derive(Debug, Clone, Copy)]
 pub struct Ending {
     pub finished: Finished,
-    /// It ends with calls.
+    /// It ends with calls, all of them complete.
     pub calls: bool,
 }
 
@@ -100,6 +100,8 @@ pub struct Speech {
 struct Choice {
     reader: Option<CallReader>,
     calls: bool,
+    /// The last call is not complete.
+    in_call: bool,
 }
 
 impl Speech {
@@ -107,6 +109,7 @@ impl Speech {
         let choice = |_| Choice {
             reader: tools.map(|tools| CallReader::new(tools.format)),
             calls: false,
+            in_call: false,
         };
         Speech {
             answers,
@@ -155,10 +158,14 @@ impl Speech {
                 Part::Text(text) => Said::Text(text, None),
                 Part::Call { name } => {
                     self.choices[i].calls = true;
+                    self.choices[i].in_call = true;
                     Said::Call { name }
                 }
                 Part::Arguments(json) => Said::Arguments(json),
-                Part::CallEnd => Said::CallEnd,
+                Part::CallEnd => {
+                    self.choices[i].in_call = false;
+                    Said::CallEnd
+                }
             };
             self.said.push_back((i, said));
         }
@@ -170,7 +177,9 @@ impl Speech {
             self.parts(i, rest);
         }
         let is_whole = !matches!(finished.stop, StopReason::Limit | StopReason::ContextFull);
-        let calls = self.choices[i].calls && is_whole;
+        // A stop string may have cut the last call, too.
+        let choice = &self.choices[i];
+        let calls = choice.calls && !choice.in_call && is_whole;
         self.said
             .push_back((i, Said::End(Ending { finished, calls })));
     }

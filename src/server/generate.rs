@@ -227,6 +227,9 @@ impl Answers {
                 match self.all[i].poll(context) {
                     Poll::Ready(Some(event)) => {
                         self.turn = i + 1;
+                        if let Ok(Event::Piece(piece)) = &event {
+                            self.all[i].tally.asked.record.answer_text(i, &piece.text);
+                        }
                         return Poll::Ready(Some(event.map(|event| (i, event))));
                     }
                     Poll::Ready(None) => {}
@@ -315,7 +318,6 @@ impl Tally {
             let metrics = &self.asked.app.metrics;
             metrics.of(&self.model.id, |of| of.first_token_s.observe(time));
         }
-        record.answer_text(&piece.text);
     }
 }
 

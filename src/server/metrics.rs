@@ -136,11 +136,6 @@ impl Metrics {
         self.request_s.observe(took);
     }
 
-    /// Requests that have ended.
-    pub fn n_ended(&self) -> u64 {
-        self.request_s.n.load(Ordering::Relaxed)
-    }
-
     /// Everything as text.
     pub fn text(&self, app: &App) -> String {
         let mut out = String::with_capacity(16_384);

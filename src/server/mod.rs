@@ -181,7 +181,8 @@ impl Server {
             .map_err(ServerError::System)
     }
 
-    /// Answers requests until a signal ends it: SIGTERM and Ctrl-C let those that run finish, for a while.
+    /// Answers requests until a signal ends it: SIGTERM and Ctrl-C let those that run finish, for a while
+    /// or until one more Ctrl-C.
     ///
     /// # Errors
     /// When a model that is to be loaded at start does not load.
@@ -193,7 +194,7 @@ impl Server {
             tls,
         } = self;
         let ended = runtime.block_on(async {
-            let signals = Signals::new().map_err(ServerError::System)?;
+            let mut signals = Signals::new().map_err(ServerError::System)?;
             let router = routes::router(&app);
             let serving = tokio::spawn(listen::serve(
                 listener,
@@ -205,8 +206,8 @@ impl Server {
             tokio::spawn(tidy(Arc::clone(&app)));
             tokio::spawn(notify::keep_alive(Arc::clone(&app)));
             let preloads = app.fleet.start().map_err(ServerError::System)?;
-            wait(signals, &app, tls.as_deref(), all_loaded(preloads)).await?;
-            drain(&app, serving).await;
+            wait(&mut signals, &app, tls.as_deref(), all_loaded(preloads)).await?;
+            drain(&app, serving, &mut signals).await;
             Ok::<(), Error>(())
         });
         // A model that is still being loaded ends with the process.
@@ -235,7 +236,7 @@ async fn all_loaded(preloads: Vec<oneshot::Receiver<Result<(), Error>>>) -> Resu
 
 /// Waits for the signal to end.
 async fn wait(
-    mut signals: Signals,
+    signals: &mut Signals,
     app: &App,
     tls: Option<&Tls>,
     loaded: impl Future<Output = Result<(), Error>>,
@@ -284,30 +285,50 @@ async fn watch_keys(app: Arc<App>) {
     }
 }
 
-/// Gives back the memory that requests have left, once none is there any more.
+/// Gives back the memory that requests have left, once none has been there for a while.
 async fn tidy(app: Arc<App>) {
     let mut ticks = tokio::time::interval(TIDY_EVERY);
-    let mut n_tidied = 0;
+    let mut quiet = Quiet::default();
     loop {
         ticks.tick().await;
-        let n_ended = app.metrics.n_ended();
-        if n_ended != n_tidied && app.is_idle() {
-            n_tidied = n_ended;
+        if quiet.begins(app.clock(), app.is_idle()) {
             // For a heap of gigabytes it takes a while.
             let _ = tokio::task::spawn_blocking(crate::llama::return_free_pages).await;
         }
     }
 }
 
-/// Lets requests end, or ends them at the deadline.
-async fn drain(app: &App, serving: tokio::task::JoinHandle<()>) {
-    crate::cli::note("the server is shutting down");
+/// Finds times in which nobody asks, by looks at a clock of requests.
+#[derive(Default)]
+struct Quiet {
+    seen: u64,
+    /// What the clock showed in the last quiet time.
+    last: u64,
+}
+
+impl Quiet {
+    /// Whether a quiet time has begun: nothing came since the last look, so that this is no moment between two
+    /// requests. True once for each.
+    fn begins(&mut self, clock: u64, is_idle: bool) -> bool {
+        let nothing_came = std::mem::replace(&mut self.seen, clock) == clock;
+        let begins = nothing_came && is_idle && self.last != clock;
+        if begins {
+            self.last = clock;
+        }
+        begins
+    }
+}
+
+/// Lets requests end, or ends them at the deadline or at one more Ctrl-C.
+async fn drain(app: &App, serving: tokio::task::JoinHandle<()>, signals: &mut Signals) {
+    crate::cli::note("the server is shutting down; Ctrl-C ends it at once");
     notify::ending();
     app.phase.send_replace(Phase::Draining);
     let mut serving = serving;
-    let time = app.settings.bounds.drain_time;
-    if tokio::time::timeout(time, &mut serving).await.is_ok() {
-        return;
+    tokio::select! {
+        _ = &mut serving => return,
+        () = tokio::time::sleep(app.settings.bounds.drain_time) => {}
+        () = signals.interrupted() => {}
     }
     app.fleet.interrupt();
     app.phase.send_replace(Phase::Closed);
@@ -345,6 +366,11 @@ impl Signals {
             _ = self.hang_up.recv() => Signal::Reload,
         }
     }
+
+    /// Waits for Ctrl-C.
+    async fn interrupted(&mut self) {
+        self.interrupt.recv().await;
+    }
 }
 
 #[cfg(not(unix))]
@@ -357,10 +383,40 @@ impl Signals {
     }
 
     async fn next(&mut self) -> Signal {
+        self.interrupted().await;
+        Signal::End
+    }
+
+    async fn interrupted(&mut self) {
         // Without a handler for it, Ctrl-C ends the process by itself.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
-        Signal::End
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Quiet;
+
+    #[test]
+    fn a_quiet_time_begins_once_and_not_between_two_requests() {
+        let mut quiet = Quiet::default();
+        let looks = [
+            // Nobody has asked yet.
+            (0, true, false),
+            (0, true, false),
+            // A moment between two requests, and one that runs.
+            (3, true, false),
+            (6, true, false),
+            (6, false, false),
+            (6, true, true),
+            (6, true, false),
+            (7, true, false),
+            (7, true, true),
+        ];
+        for (i, (clock, is_idle, expected)) in looks.into_iter().enumerate() {
+            assert_eq!(quiet.begins(clock, is_idle), expected, "look {i}");
+        }
     }
 }

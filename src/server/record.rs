@@ -85,10 +85,10 @@ impl Record {
         self.lock().digests = Some(digests);
     }
 
-    /// Adds text of the answer to its digest.
-    pub fn answer_text(&self, text: &str) {
+    /// Adds text of an answer to their digest.
+    pub fn answer_text(&self, index: usize, text: &str) {
         if let Some(digests) = &mut self.lock().digests {
-            digests.answer(text);
+            digests.answer(index, text);
         }
     }
 
@@ -131,6 +131,9 @@ impl Record {
     }
 }
 
+/// Why an answer is cut off that can have no record.
+const NO_RECORD: &str = "the audit log cannot be written";
+
 /// Writes the record when the request is over: answered, refused, or left by its client.
 pub struct Finish {
     app: Arc<App>,
@@ -139,6 +142,8 @@ pub struct Finish {
     status: Option<StatusCode>,
     is_complete: bool,
     is_written: bool,
+    /// It was refused because the log cannot be written, which is told without a record.
+    is_about_log: bool,
 }
 
 impl Finish {
@@ -149,6 +154,7 @@ impl Finish {
             status: None,
             is_complete: false,
             is_written: false,
+            is_about_log: false,
         }
     }
 
@@ -159,11 +165,8 @@ impl Finish {
         if let Some(error) = error {
             self.record.failed(error);
         }
-        let audit = self.app.audit.as_ref();
-        // That there can be no record is told without one.
-        let is_about_log = error.is_some_and(|error| error.code == Some(AUDIT_FAILED));
-        let is_recorded = self.record.caller.get().is_some() && !is_about_log;
-        let is_synced = is_recorded && audit.is_some_and(Audit::is_synced);
+        self.is_about_log = error.is_some_and(|error| error.code == Some(AUDIT_FAILED));
+        let is_synced = self.audit().is_some_and(Audit::is_synced);
         response.map(|inner| {
             if is_synced {
                 return Body::new(Synced {
@@ -179,6 +182,20 @@ impl Finish {
                 finish: self,
             })
         })
+    }
+
+    /// The log, where it gets a record of this request.
+    fn audit(&self) -> Option<&Audit> {
+        let is_recorded = self.record.caller.get().is_some() && !self.is_about_log;
+        self.app.audit.as_ref().filter(|_| is_recorded)
+    }
+
+    /// An error where the answer has no record to come: it does not go on.
+    fn check_log(&self) -> Result<(), Error> {
+        match self.audit() {
+            Some(audit) if audit.has_failed() => Err(Error::new(NO_RECORD)),
+            _ => Ok(()),
+        }
     }
 
     /// Counts the request, and makes its record where it gets one; once.
@@ -219,6 +236,9 @@ impl Finish {
             }
             return None;
         };
+        if self.is_about_log {
+            return None;
+        }
         let (model, model_sha256) = model.map_or((None, None), |(m, hash)| (Some(m), hash));
         let (prompt_digest, answer_digest) = details
             .digests
@@ -267,6 +287,9 @@ impl HttpBody for Followed {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if let Err(error) = self.finish.check_log() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let polled = Pin::new(&mut self.inner).poll_frame(context);
         if matches!(polled, Poll::Ready(None)) || self.inner.is_end_stream() {
             self.finish.is_complete = true;
@@ -325,6 +348,9 @@ impl HttpBody for Synced {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = &mut *self;
         if !this.is_over {
+            if let Err(error) = this.finish.check_log() {
+                return Poll::Ready(Some(Err(error)));
+            }
             let frame = match this.held.take() {
                 Some(frame) => Some(frame),
                 None => match this.poll_inner(context) {
@@ -362,7 +388,7 @@ impl HttpBody for Synced {
                     // An answer without a record does not end as one.
                     this.on_disk = None;
                     this.held = None;
-                    return Poll::Ready(Some(Err(Error::new("the audit log cannot be written"))));
+                    return Poll::Ready(Some(Err(Error::new(NO_RECORD))));
                 }
             }
         }

@@ -190,18 +190,19 @@ impl Door {
             .caller(request.headers())
             .ok_or_else(ApiError::unauthorized)?;
         record.set_caller(Arc::clone(&caller.id));
-        record.set_running(app.meter.begin(&caller)?);
-        if !caller.may(scope) {
-            return Err(ApiError::forbidden(format!(
-                "the key does not have the scope {scope:?} that this route needs"
-            )));
-        }
+        // First, for any other refusal would have a record.
         if app.audit.as_ref().is_some_and(|audit| !audit.is_working()) {
             return Err(ApiError::unavailable(
                 "the audit log cannot be written",
                 AUDIT_FAILED,
                 60,
             ));
+        }
+        record.set_running(app.meter.begin(&caller)?);
+        if !caller.may(scope) {
+            return Err(ApiError::forbidden(format!(
+                "the key does not have the scope {scope:?} that this route needs"
+            )));
         }
         app.check_open()?;
         Ok(caller)

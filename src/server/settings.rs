@@ -82,7 +82,7 @@ pub struct Bounds {
     pub header_time: Duration,
     /// A request's body must be there after this long.
     pub body_time: Duration,
-    /// A client that takes nothing for this long is dropped.
+    /// A client that takes nothing for this long, or too little over a longer time, is dropped.
     pub write_time: Duration,
     /// A request waits for a slot no longer than this.
     pub queue_time: Duration,

@@ -141,16 +141,22 @@ impl Tools {
             ToolChoice::Named(name) => tool.name == *name,
             _ => true,
         });
-        let calls: Vec<Value> = callable
-            .map(|tool| {
-                json!({
-                    "type": "object",
-                    "properties": {"name": {"const": tool.name}, arguments: tool.parameters},
-                    "required": ["name", arguments],
-                    "additionalProperties": false,
-                })
+        let callable: Vec<&Tool> = callable.collect();
+        let call = |(i, tool): (usize, &&Tool)| {
+            let place = match callable.len() {
+                1 => String::new(),
+                _ => format!("/anyOf/{i}"),
+            };
+            let mut parameters = tool.parameters.clone();
+            move_references(&mut parameters, &format!("#{place}/properties/{arguments}"));
+            json!({
+                "type": "object",
+                "properties": {"name": {"const": tool.name}, arguments: parameters},
+                "required": ["name", arguments],
+                "additionalProperties": false,
             })
-            .collect();
+        };
+        let calls: Vec<Value> = callable.iter().enumerate().map(call).collect();
         let mut body = match &calls[..] {
             [one] => one.clone(),
             _ => json!({"anyOf": calls}),
@@ -186,6 +192,36 @@ impl Tools {
              rest: \"\\n\" body \"\\n{close}\"\n\
              body: %json {body}\n"
         ))
+    }
+}
+
+/// Has the references of a schema to its own parts lead to where the schema lies now: they begin at the root of
+/// the document that it is a part of.
+fn move_references(schema: &mut Value, place: &str) {
+    match schema {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match (key.as_str(), value) {
+                    ("$ref", Value::String(reference)) => {
+                        let own = reference.strip_prefix('#');
+                        if let Some(path) = own.filter(|p| p.is_empty() || p.starts_with('/')) {
+                            *reference = format!("{place}{path}");
+                        }
+                    }
+                    // Values, which may look like anything.
+                    ("enum" | "const" | "default" | "examples", _) => {}
+                    // The keys in there are names.
+                    (
+                        "properties" | "patternProperties" | "dependentSchemas" | "$defs"
+                        | "definitions",
+                        Value::Object(named),
+                    ) => named.values_mut().for_each(|s| move_references(s, place)),
+                    (_, value) => move_references(value, place),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|s| move_references(s, place)),
+        _ => {}
     }
 }
 
@@ -247,9 +283,13 @@ impl CallReader {
         parts
     }
 
-    /// Ends the answer: what was held back was text, or a call that was cut.
+    /// Ends the answer: what was held back was text, or a call that was cut. One whose arguments are complete
+    /// lacks nothing.
     pub fn finish(&mut self) -> Vec<Part> {
         let rest = std::mem::take(&mut self.held);
+        if self.state == State::Tail {
+            return vec![Part::CallEnd];
+        }
         let is_text = matches!(self.state, State::Start | State::Text);
         let is_space = self.has_calls && rest.trim().is_empty();
         if is_text && !rest.is_empty() && !is_space {
@@ -462,6 +502,31 @@ mod tests {
         );
         assert_eq!(out, "");
         assert_eq!(calls, [("x".to_owned(), "{\"a\": 1".to_owned(), false)]);
+        let unmarked = "<tool_call>\n{\"name\": \"x\", \"arguments\": {}}\n</tool";
+        let (_, calls) = read(TAGGED, unmarked, 4);
+        assert_eq!(calls, [("x".to_owned(), "{}".to_owned(), true)]);
+    }
+
+    #[test]
+    fn references_move_with_their_schema_and_values_stay() {
+        let mut schema = json!({
+            "$ref": "#/$defs/a", "$defs": {"a": {"items": {"$ref": "#"}}},
+            "properties": {
+                "$ref": {"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#anchor"}]},
+                "default": {"$ref": "#/$defs/a", "default": {"$ref": "#/$defs/a"}},
+            },
+            "enum": [{"$ref": "#/$defs/a"}],
+        });
+        move_references(&mut schema, "#/p");
+        let expected = json!({
+            "$ref": "#/p/$defs/a", "$defs": {"a": {"items": {"$ref": "#/p"}}},
+            "properties": {
+                "$ref": {"anyOf": [{"$ref": "#/p/$defs/a"}, {"$ref": "#anchor"}]},
+                "default": {"$ref": "#/p/$defs/a", "default": {"$ref": "#/$defs/a"}},
+            },
+            "enum": [{"$ref": "#/$defs/a"}],
+        });
+        assert_eq!(schema, expected);
     }
 
     #[test]

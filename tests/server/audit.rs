@@ -398,3 +398,46 @@ fn an_answer_whose_record_cannot_be_written_does_not_end_as_one() {
         .fails(503, "audit_failed", None);
     assert_eq!(server.get("/health").status(), 503);
 }
+
+#[test]
+fn once_the_log_has_failed_answers_that_run_are_cut_off() {
+    use std::io::Read as _;
+    let log = Log::new();
+    let server = log.serve(&["-c", "65536", "--audit-fsync", "1", "--audit-rotate", "1B"]);
+    let taken = log.dir.path().join("audit.jsonl.000000000002");
+    fs::create_dir_all(taken.join("x")).unwrap();
+    let mut client = server.connect();
+    let mut long = request("Hello", 60_000);
+    long["stream"] = json!(true);
+    client.post(CHAT, &long);
+    client.head();
+    // With a number, an answer does not wait for its record: this one's is the first that cannot be written.
+    server.post(CHAT, &request("Hello", 1)).ok();
+    let mut answer = Vec::new();
+    let _ = client.stream.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(!answer.contains("finish_reason\":\"") && !answer.contains("[DONE]"));
+    // Its slot is free, and those who ask now are refused.
+    server
+        .post(CHAT, &request("Hello", 2))
+        .fails(503, "audit_failed", None);
+    assert_eq!(server.get("/health").status(), 503);
+}
+
+#[test]
+fn the_digest_of_several_answers_is_that_of_their_texts_in_order() {
+    let log = Log::new();
+    let server = log.serve(&["--audit-digests"]);
+    let more = json!({"n": 3, "max_tokens": 20, "ignore_eos": true, "temperature": 1, "seed": 3});
+    let answer = server.post(CHAT, &asked("Hello", more)).ok();
+    end(server);
+    let choices = answer["choices"].as_array().unwrap();
+    let texts = choices
+        .iter()
+        .map(|c| c["message"]["content"].as_str().unwrap());
+    let texts: String = texts.collect();
+    let digest = yi_with_input(args!["audit", "digest", log.path()], texts.as_bytes()).ok();
+    let records = log.records();
+    let found = records.iter().find(|r| r["event"] == "request").unwrap();
+    assert_eq!(found["answer_digest"].as_str().unwrap(), digest.trim_end());
+}

@@ -242,3 +242,20 @@ fn at_the_deadline_requests_end_with_an_error() {
     waiting.response().fails(503, "shutting_down", None);
     assert_eq!(server.wait().code(), Some(0));
 }
+
+#[cfg(unix)]
+#[test]
+fn one_more_ctrl_c_ends_requests_at_once() {
+    let mut server = chatty(&["-np", "1", "-c", "65536", "--drain-timeout", "600"]);
+    let mut running = server.connect();
+    running.post(CHAT, &streaming(60_000));
+    running.head();
+    running.chunk();
+    server.signal("INT");
+    server.wait_for("shutting down; Ctrl-C ends it at once");
+    running.chunk();
+    server.signal("INT");
+    let text = running.rest();
+    assert!(text.contains("\"code\":\"shutting_down\""), "{text}");
+    assert_eq!(server.wait().code(), Some(0));
+}

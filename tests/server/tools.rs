@@ -253,6 +253,95 @@ fn tools_that_cannot_be_called_are_refused_by_name() {
     );
 }
 
+#[test]
+fn schemas_may_refer_to_their_own_parts() {
+    let with = with_tools();
+    // As Pydantic writes them; MCP's servers do the same.
+    let schema = json!({
+        "$defs": {"Unit": {"enum": ["C", "F"], "type": "string"},
+            "Place": {"properties": {"unit": {"$ref": "#/$defs/Unit"}}, "required": ["unit"], "type": "object",
+                "additionalProperties": false}},
+        "properties": {"place": {"$ref": "#/$defs/Place"}, "unit": {"$ref": "#/$defs/Unit", "default": "C"}},
+        "required": ["place", "unit"], "type": "object", "additionalProperties": false,
+    });
+    let tool =
+        |name: &str| json!({"type": "function", "function": {"name": name, "parameters": schema}});
+    for all in [json!([tool("one")]), json!([tools()[0], tool("one")])] {
+        let named = json!({"type": "function", "function": {"name": "one"}});
+        for (choice, seed) in [(json!("required"), 1), (json!("required"), 2), (named, 3)] {
+            let request = asked(
+                "Hello",
+                json!({
+                    "tools": all, "tool_choice": choice, "temperature": 1, "seed": seed, "max_tokens": 400,
+                    "parallel_tool_calls": false,
+                }),
+            );
+            let answer = with.server.post(CHAT, &request).ok();
+            let call = &answer["choices"][0]["message"]["tool_calls"][0]["function"];
+            let arguments = call["arguments"].as_str().unwrap();
+            let arguments: Value = serde_json::from_str(arguments).unwrap();
+            if call["name"] == "weather" {
+                check("weather", &arguments);
+                continue;
+            }
+            for unit in [&arguments["unit"], &arguments["place"]["unit"]] {
+                assert!(["C", "F"].contains(&unit.as_str().unwrap()), "{arguments}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_call_that_a_stop_string_cuts_is_not_told_as_a_complete_one() {
+    let with = with_tools();
+    let server = &with.server;
+    let ask = |stop: &str| {
+        let more = json!({
+            "tools": tools(), "tool_choice": "required", "stop": stop, "temperature": 1, "seed": 1, "max_tokens": 400,
+            "parallel_tool_calls": false,
+        });
+        let answer = server.post(CHAT, &asked("Hello", more)).ok();
+        answer["choices"][0].clone()
+    };
+    // Inside the arguments, which all have a second field.
+    let cut = ask("\"n\"");
+    assert_eq!(cut["finish_reason"], "stop");
+    // Behind them, nothing is missing.
+    let whole = ask("</tool_call>");
+    assert_eq!(whole["finish_reason"], "tool_calls");
+    let call = &whole["message"]["tool_calls"][0]["function"];
+    let arguments = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();
+    check(call["name"].as_str().unwrap(), &arguments);
+
+    let mut request = json!({
+        "messages": [{"role": "user", "content": "Hello"}], "tools": [{"name": "clock", "input_schema": parameters("clock")}],
+        "tool_choice": {"type": "any", "disable_parallel_tool_use": true}, "stop_sequences": ["\"n\""],
+        "temperature": 1, "max_tokens": 400,
+    });
+    let answer = server.post(MESSAGES, &request).ok();
+    assert_eq!(
+        (&answer["stop_reason"], &answer["stop_sequence"]),
+        (&json!("stop_sequence"), &json!("\"n\""))
+    );
+    assert_eq!(answer["content"], json!([]));
+    request["stream"] = json!(true);
+    let events = named(&server.post(MESSAGES, &request));
+    let (_, end) = &events[events.len() - 2];
+    assert_eq!(end["delta"]["stop_reason"], "stop_sequence");
+
+    let tool = json!({"type": "function", "name": "clock", "parameters": parameters("clock")});
+    let request = json!({
+        "input": "Hello", "tools": [tool], "tool_choice": "required", "parallel_tool_calls": false, "stop": "\"n\"",
+        "temperature": 1, "max_output_tokens": 400,
+    });
+    let answer = server.post(RESPONSES, &request).ok();
+    let call = &answer["output"][0];
+    assert_eq!(
+        (&call["type"], &call["status"]),
+        (&json!("function_call"), &json!("incomplete"))
+    );
+}
+
 /// The events of a stream with names, and their data.
 fn named(response: &Response) -> Vec<(String, Value)> {
     let text = response.text();

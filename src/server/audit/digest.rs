@@ -68,10 +68,13 @@ impl Salt {
     }
 }
 
-/// The digests of a request's texts, made as they come.
+/// The digests of a request's texts, made when all are there.
 pub struct Digests {
+    salt: Salt,
     prompt: String,
-    answer: hmac::Context,
+    /// The answers' texts as far as they have come, by their index: which one goes on next is chance, and must
+    /// not change the digest.
+    answers: Vec<String>,
 }
 
 impl std::fmt::Debug for Digests {
@@ -85,17 +88,38 @@ impl Digests {
     pub fn new(salt: &Salt, prompt: &str) -> Self {
         Digests {
             prompt: salt.digest(prompt),
-            answer: hmac::Context::with_key(&salt.0),
+            salt: salt.clone(),
+            answers: Vec::new(),
         }
     }
 
-    /// Adds text of the answer.
-    pub fn answer(&mut self, text: &str) {
-        self.answer.update(text.as_bytes());
+    /// Adds text of an answer.
+    pub fn answer(&mut self, index: usize, text: &str) {
+        if self.answers.len() <= index {
+            self.answers.resize(index + 1, String::new());
+        }
+        self.answers[index].push_str(text);
     }
 
-    /// Both digests.
+    /// Both digests; that of the answers is of all of them, one after the other.
     pub fn finish(self) -> (Option<String>, Option<String>) {
-        (Some(self.prompt), Some(hex(self.answer.sign().as_ref())))
+        let answers = self.salt.digest(&self.answers.concat());
+        (Some(self.prompt), Some(answers))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_digested_in_their_order_however_they_come() {
+        let salt = Salt(hmac::Key::new(HMAC_SHA256, &[7; 32]));
+        let mut digests = Digests::new(&salt, "prompt");
+        for (index, text) in [(2, "e"), (0, "a"), (2, "f"), (0, "b")] {
+            digests.answer(index, text);
+        }
+        let expected = (Some(salt.digest("prompt")), Some(salt.digest("abef")));
+        assert_eq!(digests.finish(), expected);
     }
 }

@@ -11,6 +11,7 @@ use super::chain::Head;
 use super::verify::{Reader, files, head_path, read_head};
 use super::{AuditError, Event};
 use crate::server::access::key::hex;
+use crate::server::access::store::sync_folder;
 
 const PROGRAM: &str = concat!("yi ", env!("CARGO_PKG_VERSION"));
 
@@ -32,7 +33,7 @@ impl Log {
             path: path.to_owned(),
             source,
         };
-        let mut file = open(path)?;
+        let file = open(path)?;
         let mut rotated = files(path)?;
         rotated.pop();
         let is_new = file.metadata().map_err(io)?.len() == 0 && rotated.is_empty();
@@ -58,13 +59,9 @@ impl Log {
         if !is_new {
             reader.check_head(wanted, hash_at)?;
         }
-        let (mut torn_bytes, mut torn_sha256) = (None, None);
-        if let Some(torn) = &reader.torn {
-            torn_bytes = Some(torn.len());
-            torn_sha256 = Some(hex(&Sha256::digest(torn)));
-            // The log is only ever added to, so the torn line gets an end.
-            file.write_all(b"\n").map_err(io)?;
-        }
+        // The log is only ever added to, so a torn line gets an end: together with the record that explains it.
+        let torn = reader.torn.as_ref();
+        let line_end = torn.map_or("", |_| "\n");
         let head_file = head_file(path).map_err(io)?;
         let mut log = Log {
             path: path.to_owned(),
@@ -74,23 +71,35 @@ impl Log {
             head: reader.head,
             rotate_bytes,
         };
-        log.append(&[Event::Begin {
+        if is_new {
+            // A log with records has a head, whatever ends the server now.
+            log.sync()?;
+        }
+        sync_folder(path).map_err(io)?;
+        let begin = Event::Begin {
             time: Timestamp::now(),
             program: PROGRAM,
             reason: "start",
             previous_file: rotated.last().map(|path| name_of(path)),
-            torn_bytes,
-            torn_sha256,
-        }])?;
+            torn_bytes: torn.map(Vec::len),
+            torn_sha256: torn.map(|torn| hex(&Sha256::digest(torn))),
+        };
+        log.write(line_end, &[begin])?;
         log.sync()?;
         Ok(log)
     }
 
     /// Adds records, and begins a new file wherever one is full, however many come at once.
     pub fn append(&mut self, events: &[Event]) -> Result<(), AuditError> {
+        self.write("", events)
+    }
+
+    /// The same, after the end of a line.
+    fn write(&mut self, line_end: &str, events: &[Event]) -> Result<(), AuditError> {
         let mut events = events.iter();
+        let mut text = line_end.to_owned();
         while !events.as_slice().is_empty() {
-            let (mut text, mut head, mut is_full) = (String::new(), self.head, false);
+            let (mut head, mut is_full) = (self.head, false);
             for event in events.by_ref() {
                 let (line, next) = head.append(event).map_err(|e| self.io(e.into()))?;
                 text.push_str(&line);
@@ -106,7 +115,7 @@ impl Log {
                 .map_err(|e| self.io(e))?;
             self.head = head;
             self.n_bytes += text.len() as u64;
-            self.write_head().map_err(|e| self.io(e))?;
+            text.clear();
             if is_full {
                 self.rotate()?;
             }
@@ -114,10 +123,12 @@ impl Log {
         Ok(())
     }
 
-    /// Forces all to the disk.
+    /// Forces all to the disk. The head comes after its record: one that is behind is what a crash leaves, but one
+    /// that is ahead is what is left of a log that somebody has cut.
     pub fn sync(&mut self) -> Result<(), AuditError> {
         self.file
             .sync_data()
+            .and_then(|()| self.write_head())
             .and_then(|()| self.head_file.sync_data())
             .map_err(|e| self.io(e))
     }
@@ -136,6 +147,7 @@ impl Log {
         let aside = PathBuf::from(aside);
         fs::rename(&self.path, &aside).map_err(|e| self.io(e))?;
         self.file = open(&self.path)?;
+        sync_folder(&self.path).map_err(|e| self.io(e))?;
         self.n_bytes = 0;
         self.append(&[Event::Begin {
             time: Timestamp::now(),
@@ -188,4 +200,53 @@ fn head_file(log: &Path) -> io::Result<File> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(head_path(log))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::verify::verify;
+    use super::*;
+
+    fn denied(n: usize) -> Vec<Event> {
+        let time = Timestamp::now();
+        vec![Event::Denied { time, count: 1 }; n]
+    }
+
+    #[test]
+    fn the_head_names_only_records_that_are_on_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        let mut log = Log::open(&path, 1024).unwrap();
+        let synced = fs::read(&path).unwrap();
+        log.append(&denied(1)).unwrap();
+        assert_eq!(read_head(&path).unwrap().seq, 1);
+        drop(log);
+        // A process that is killed loses nothing, though its head is behind.
+        assert_eq!(verify(&path, false, None, |_| {}).unwrap().head.seq, 2);
+        // A machine without power loses what was not forced to the disk, and its log goes on.
+        fs::write(&path, synced).unwrap();
+        let mut log = Log::open(&path, 1024).unwrap();
+        assert_eq!(log.head.seq, 2);
+        // Rotation forces a file to the disk before the next one begins.
+        log.append(&denied(6)).unwrap();
+        let rotated = files(&path).unwrap();
+        assert!(rotated.len() > 1, "{rotated:?}");
+        assert!(read_head(&path).unwrap().seq > 2);
+        assert_eq!(verify(&path, false, None, |_| {}).unwrap().head, log.head);
+    }
+
+    #[test]
+    fn a_log_that_was_cut_in_its_first_record_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        for n_bytes in [0, 20] {
+            drop(Log::open(&path, 1024).unwrap());
+            let first = fs::read(&path).unwrap();
+            fs::write(head_path(&path), Head::default().to_line()).unwrap();
+            fs::write(&path, &first[..n_bytes]).unwrap();
+            drop(Log::open(&path, 1024).unwrap());
+            verify(&path, false, None, |_| {}).unwrap();
+            fs::remove_file(&path).unwrap();
+        }
+    }
 }

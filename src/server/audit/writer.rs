@@ -93,21 +93,25 @@ impl Audit {
 
     /// Adds a record. It does not wait for the disk.
     pub fn write(&self, entry: Entry) {
-        self.shared.lock().events.push(Event::Request(entry));
-        self.shared.arrived.notify_one();
+        self.add(entry, None);
     }
 
     /// Adds a record, and tells when it is on the disk.
     pub fn write_synced(&self, entry: Entry) -> OnDisk {
         let (sender, receiver) = oneshot::channel();
+        self.add(entry, Some(sender));
+        receiver
+    }
+
+    fn add(&self, entry: Entry, waiting: Option<oneshot::Sender<()>>) {
         let mut state = self.shared.lock();
+        // Nobody would ever take it from there.
         if !state.ended {
             state.events.push(Event::Request(entry));
-            state.waiting.push(sender);
+            state.waiting.extend(waiting);
         }
         drop(state);
         self.shared.arrived.notify_one();
-        receiver
     }
 
     /// Counts a request without a valid key. There is one record for all of a second: whoever has no key must
@@ -118,7 +122,12 @@ impl Audit {
 
     /// Whether records can be written: without them, nothing is to be answered.
     pub fn is_working(&self) -> bool {
-        !self.shared.failed.load(Ordering::Relaxed) && self.shared.lock().events.len() < MAX_WAITING
+        !self.has_failed() && self.shared.lock().events.len() < MAX_WAITING
+    }
+
+    /// Whether no record will be written any more: answers that run have none to come.
+    pub fn has_failed(&self) -> bool {
+        self.shared.failed.load(Ordering::Relaxed)
     }
 
     /// Records written so far.
@@ -156,6 +165,7 @@ fn write(shared: &Shared, mut log: Log, sync: Sync) {
             self.0.failed.store(!self.1, Ordering::Relaxed);
             let mut state = self.0.lock();
             state.ended = true;
+            state.events = Vec::new();
             state.waiting.clear();
         }
     }
@@ -295,5 +305,20 @@ mod tests {
         assert!(audit.write_synced(entry("a")).blocking_recv().is_err());
         assert!(!audit.is_working());
         assert!(audit.write_synced(entry("b")).blocking_recv().is_err());
+    }
+
+    #[test]
+    fn a_log_that_has_ended_keeps_no_records() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        let audit = open(&path, 1);
+        std::fs::create_dir_all(folder.path().join("audit.jsonl.000000000002/x")).unwrap();
+        audit.write(entry("a"));
+        while !audit.shared.lock().ended {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(audit.has_failed());
+        audit.write(entry("b"));
+        assert_eq!(audit.shared.lock().events.capacity(), 0);
     }
 }

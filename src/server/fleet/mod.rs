@@ -198,6 +198,12 @@ impl Fleet {
         self.lock().n_preloads == 0
     }
 
+    /// Whether a model is being loaded, or is to be.
+    pub fn is_loading(&self) -> bool {
+        let state = self.lock();
+        state.in_hand.is_some() || !state.queue.is_empty()
+    }
+
     /// The first model whose engine has failed, by name, and why.
     pub fn failed_engine(&self) -> Option<(String, EngineError)> {
         let state = self.lock();

@@ -40,7 +40,6 @@ pub async fn create(
         output.add(said);
     }
     let ending = ending.ok_or_else(|| ApiError::internal("the answer has no end"))?;
-    output.close(ending.stop);
     Ok(Json(reply.response(&output.items, Some((ending.stop, ending.stats)))).into_response())
 }
 
@@ -203,7 +202,6 @@ fn format(fields: &mut Fields) -> Result<Option<Constraint>, ApiError> {
 impl Reply {
     /// The response object; `ending` once it is complete.
     fn response(&self, output: &[Value], ending: Option<(StopReason, Stats)>) -> Value {
-        let is_cut = |stop| matches!(stop, StopReason::Limit | StopReason::ContextFull);
         let status = match ending {
             None => "in_progress",
             Some((stop, _)) if is_cut(stop) => "incomplete",
@@ -234,6 +232,11 @@ impl Reply {
     }
 }
 
+/// Whether an answer ended before the model did.
+fn is_cut(stop: StopReason) -> bool {
+    matches!(stop, StopReason::Limit | StopReason::ContextFull)
+}
+
 /// The items of an answer while they are written: messages and calls.
 #[derive(Default)]
 struct Output {
@@ -257,7 +260,7 @@ impl Output {
             Said::Text(text, _) if text.is_empty() => {}
             Said::Text(text, _) => {
                 if !(self.is_open && self.last_is("message")) {
-                    changes.extend(self.close(StopReason::EndToken));
+                    changes.extend(self.close("completed"));
                     self.open(json!({
                         "type": "message", "id": random_id("msg_"), "status": "in_progress", "role": "assistant",
                         "content": [{"type": "output_text", "text": "", "annotations": []}],
@@ -268,7 +271,7 @@ impl Output {
                 changes.push((self.last(), Change::Text(text)));
             }
             Said::Call { name } => {
-                changes.extend(self.close(StopReason::EndToken));
+                changes.extend(self.close("completed"));
                 self.open(json!({
                     "type": "function_call", "id": random_id("fc_"), "call_id": random_id("call_"), "name": name,
                     "arguments": "", "status": "in_progress",
@@ -279,8 +282,13 @@ impl Output {
                 self.append("/arguments", &json);
                 changes.push((self.last(), Change::Arguments(json)));
             }
-            Said::CallEnd => changes.extend(self.close(StopReason::EndToken)),
-            Said::End(ending) => changes.extend(self.close(ending.finished.stop)),
+            Said::CallEnd => changes.extend(self.close("completed")),
+            Said::End(ending) => {
+                // A call that is still open was cut, by a stop string where not by the limit.
+                let is_whole = !is_cut(ending.finished.stop) && !self.last_is("function_call");
+                let status = if is_whole { "completed" } else { "incomplete" };
+                changes.extend(self.close(status));
+            }
         }
         changes
     }
@@ -305,13 +313,12 @@ impl Output {
         self.items.len().saturating_sub(1)
     }
 
-    fn close(&mut self, stop: StopReason) -> Option<(usize, Change)> {
+    fn close(&mut self, status: &str) -> Option<(usize, Change)> {
         if !std::mem::take(&mut self.is_open) {
             return None;
         }
-        let is_cut = matches!(stop, StopReason::Limit | StopReason::ContextFull);
         if let Some(item) = self.items.last_mut() {
-            item["status"] = json!(if is_cut { "incomplete" } else { "completed" });
+            item["status"] = json!(status);
         }
         Some((self.last(), Change::Closed))
     }
@@ -357,9 +364,10 @@ async fn stream(asked: Asked, reply: Reply, mut speech: Speech, events: Events) 
             tell(&mut events, &output.items[index], index, change).await;
         }
         if let Some(ending) = ending {
-            let kind = match ending.0 {
-                StopReason::Limit | StopReason::ContextFull => "response.incomplete",
-                _ => "response.completed",
+            let kind = if is_cut(ending.0) {
+                "response.incomplete"
+            } else {
+                "response.completed"
             };
             let response = reply.response(&output.items, Some(ending));
             events.send(kind, json!({"response": response})).await;
