@@ -292,7 +292,7 @@ describe("the keyboard", () => {
     await fromStart(page);
     await page.keyboard.press("Tab");
     await page.keyboard.press("Enter");
-    assert.equal(await page.evaluate(() => document.activeElement.id), "field");
+    await page.waitForFunction(() => document.activeElement.id === "field");
     await leave(page);
   });
 
