@@ -51,6 +51,13 @@ pub enum Error {
     /// NaN, infinity or an overflow among the weights; rows and columns are the checkpoint's.
     #[error("tensor `{tensor}`: {source}")]
     Weight { tensor: String, source: KernelError },
+    /// A tensor whose rows no bounded memory would hold.
+    #[error("tensor `{tensor}`: rows of {n_cols} weights, expected at most {max_cols}")]
+    LongRow {
+        tensor: String,
+        n_cols: u64,
+        max_cols: u64,
+    },
     #[error(transparent)]
     Output(#[from] OutputError),
     /// Writing the temporary file failed; it has been removed.
@@ -104,6 +111,9 @@ impl Error {
             Self::Recipe(e) => e.hint(),
             Self::Imatrix(e) => e.hint(),
             Self::Weight { source, .. } => source.hint(),
+            Self::LongRow { .. } => {
+                Some("no known model has such rows: the file may be damaged".into())
+            }
             Self::Output(e) => e.hint(),
             Self::Write { source } => output::write_hint(source),
             Self::Threads { .. } => Some("pass a smaller --threads".into()),
