@@ -65,7 +65,7 @@ impl<'a> Chooser<'a> {
     /// The type of the next tensor.
     ///
     /// # Errors
-    /// A type asked for whose blocks do not fit; weights that are quantized already, or that cannot be read.
+    /// A type asked for whose blocks do not fit, or that only a copy can have; weights that are quantized already, or that cannot be read.
     pub fn choose(&mut self, tensor: &NamedTensor) -> Result<DType, RequestError> {
         let target = self.target(tensor)?;
         let source = tensor.source_dtype;
@@ -73,6 +73,13 @@ impl<'a> Chooser<'a> {
             return Ok(target);
         }
         let name = || tensor.gguf_name.clone();
+        // A recipe may name any of ggml's.
+        if !kernels::supported(target) {
+            return Err(RequestError::Unwritable {
+                tensor: name(),
+                dtype: target,
+            });
+        }
         if source.block_len() > 1 && !self.request.allow_requantize {
             return Err(RequestError::Requantize {
                 tensor: name(),

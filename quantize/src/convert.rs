@@ -33,7 +33,7 @@ pub fn convert(
     cancelled: &AtomicBool,
 ) -> Result<(), Error> {
     let pool = workers.pool()?;
-    let headers = header_bytes(plan)?;
+    let headers: Vec<Vec<u8>> = plan.parts.iter().map(header_bytes).collect();
     let header = journal_header(input, plan, &target, &headers);
     let target = target.reading(input.paths().iter().cloned());
     let opened = target.create(&header)?;
@@ -80,15 +80,12 @@ pub fn convert(
     })
 }
 
-/// The bytes of each file of the output before its tensors.
-fn header_bytes(plan: &Plan) -> Result<Vec<Vec<u8>>, Error> {
-    let headers = plan.parts.iter().map(|gguf| {
-        let mut bytes = Vec::new();
-        gguf.write_header(&mut bytes)
-            .map_err(|source| Error::Write { source })?;
-        Ok(bytes)
-    });
-    headers.collect()
+/// The bytes of a file before its tensors.
+fn header_bytes(gguf: &Gguf) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // Memory takes everything.
+    let _ = gguf.write_header(&mut bytes);
+    bytes
 }
 
 fn journal_header(input: &Input, plan: &Plan, target: &Target, headers: &[Vec<u8>]) -> Header {
@@ -124,9 +121,7 @@ struct Conversion<'a> {
 impl Conversion<'_> {
     fn run(&self, headers: &[Vec<u8>], outcome: &mut Outcome) -> Result<(), Error> {
         for (part, header) in headers.iter().enumerate() {
-            self.output
-                .write_all_at(part, header, 0)
-                .map_err(|source| Error::Write { source })?;
+            self.output.write_all_at(part, header, 0)?;
         }
         self.write_tensors(outcome)?;
         let Some(complete) = outcome.complete() else {
@@ -134,12 +129,8 @@ impl Conversion<'_> {
         };
         let first = manifest::finished_header(self.plan, self.input, &complete)?;
         let mut headers = headers.to_vec();
-        headers[0].clear();
-        let write_error = |source| Error::Write { source };
-        first.write_header(&mut headers[0]).map_err(write_error)?;
-        self.output
-            .write_all_at(0, &headers[0], 0)
-            .map_err(write_error)?;
+        headers[0] = header_bytes(&first);
+        self.output.write_all_at(0, &headers[0], 0)?;
         self.read_back()?;
         if self.cancelled.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
@@ -175,9 +166,9 @@ impl Conversion<'_> {
 
     /// Reads the headers of all files as any other program would.
     fn read_back(&self) -> Result<(), Error> {
-        let unreadable = |source| Error::ReadBack { source };
         let mut written = Vec::with_capacity(self.plan.parts.len());
         for (part, planned) in self.plan.parts.iter().enumerate() {
+            let unreadable = |source| self.output.read_error(part, source);
             let mut file = self.output.file(part);
             file.rewind().map_err(unreadable)?;
             let file_bytes = file.metadata().map_err(unreadable)?.len();
@@ -186,10 +177,8 @@ impl Conversion<'_> {
                 gguf.data_offset() == planned.data_offset() && gguf.tensors() == planned.tensors();
             if !is_as_planned {
                 let other = "its tensors are not where they were written";
-                return Err(unreadable(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    other,
-                )));
+                let error = io::Error::new(io::ErrorKind::InvalidData, other);
+                return Err(unreadable(error).into());
             }
             written.push(gguf);
         }

@@ -8,7 +8,7 @@ use crate::arch::llama::ArchError;
 use crate::checkpoint::{ConfigError, FileError, ShardError};
 use crate::imatrix::ImatrixError;
 use crate::kernels::KernelError;
-use crate::output::{self, OutputError};
+use crate::output::OutputError;
 use crate::recipe::RecipeError;
 use crate::request::RequestError;
 use crate::tokenizer::TokenizerError;
@@ -51,14 +51,15 @@ pub enum Error {
     /// NaN, infinity or an overflow among the weights; rows and columns are the checkpoint's.
     #[error("tensor `{tensor}`: {source}")]
     Weight { tensor: String, source: KernelError },
+    /// A tensor whose rows no bounded memory would hold.
+    #[error("tensor `{tensor}`: rows of {n_cols} weights, expected at most {max_cols}")]
+    LongRow {
+        tensor: String,
+        n_cols: u64,
+        max_cols: u64,
+    },
     #[error(transparent)]
     Output(#[from] OutputError),
-    /// Writing the temporary file failed; it has been removed.
-    #[error("writing the output: {source}")]
-    Write { source: std::io::Error },
-    /// The written file could not be read back.
-    #[error("reading the finished output back: {source}")]
-    ReadBack { source: std::io::Error },
     /// The result could not be printed.
     #[error("writing to stdout: {source}")]
     Stdout { source: std::io::Error },
@@ -104,8 +105,10 @@ impl Error {
             Self::Recipe(e) => e.hint(),
             Self::Imatrix(e) => e.hint(),
             Self::Weight { source, .. } => source.hint(),
+            Self::LongRow { .. } => {
+                Some("no known model has such rows: the file may be damaged".into())
+            }
             Self::Output(e) => e.hint(),
-            Self::Write { source } => output::write_hint(source),
             Self::Threads { .. } => Some("pass a smaller --threads".into()),
             Self::SourceChanged { .. } => {
                 Some("run again without --resume when nothing writes to the checkpoint".into())
@@ -140,11 +143,7 @@ impl Error {
     pub fn leaves_progress(&self) -> bool {
         matches!(
             self,
-            Self::Interrupted
-                | Self::Output(_)
-                | Self::Write { .. }
-                | Self::ReadBack { .. }
-                | Self::File(FileError::Io { .. })
+            Self::Interrupted | Self::Output(_) | Self::File(FileError::Io { .. })
         )
     }
 
@@ -159,9 +158,7 @@ impl Error {
                 | OutputError::OtherRun { .. },
             ) => exit_code::USAGE,
             Self::Output(OutputError::Journal { .. }) => exit_code::INVALID_INPUT,
-            Self::Output(_) | Self::Write { .. } | Self::ReadBack { .. } | Self::Stdout { .. } => {
-                exit_code::IO
-            }
+            Self::Output(_) | Self::Stdout { .. } => exit_code::IO,
             Self::Request(
                 RequestError::UnsupportedModel { .. } | RequestError::Unreadable { .. },
             ) => exit_code::UNSUPPORTED,

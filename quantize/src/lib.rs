@@ -3,6 +3,7 @@
 //! `input` (read) -> `plan` (pure) -> `kernels` (pure) -> `pipeline` (bounded I/O) -> GGUF.
 
 pub mod arch;
+mod cgroup;
 pub mod checkpoint;
 mod choose;
 pub mod cli;

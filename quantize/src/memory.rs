@@ -5,6 +5,8 @@ use std::path::Path;
 
 use yi_gguf::{Metadata, Value};
 
+use crate::cgroup;
+
 /// Bytes of the key-value cache for `n_ctx` tokens in F16, from the file's own numbers (`u64::MAX` where
 /// they overflow); `None` for models that do not state them (recurrent ones keep a state of fixed size).
 #[must_use]
@@ -68,19 +70,19 @@ fn meminfo(root: &Path, name: &str) -> Option<u64> {
     let meminfo = fs::read_to_string(root.join("proc/meminfo")).ok()?;
     let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    let number = |path: &str| {
-        fs::read_to_string(root.join(path))
-            .ok()?
-            .trim()
-            .parse::<u64>()
-            .ok()
-    };
-    let cgroup = "sys/fs/cgroup";
-    // In a container the group's own files lie at the mount's root; v2 first, then v1. File pages that a
-    // group holds can be reclaimed, so only its limit counts here, not its usage.
-    let limit = number(&format!("{cgroup}/memory.max"))
-        .or_else(|| number(&format!("{cgroup}/memory/memory.limit_in_bytes")));
-    Some(kib.saturating_mul(1024).min(limit.unwrap_or(u64::MAX)))
+    // File pages that a group holds can be reclaimed, so only its limit counts here, not its usage.
+    let limits = cgroup::folders(root, "memory")
+        .into_iter()
+        .filter_map(|folder| {
+            let name = match folder.v2 {
+                true => "memory.max",
+                false => "memory.limit_in_bytes",
+            };
+            let text = fs::read_to_string(folder.path.join(name)).ok()?;
+            // `max` where there is none.
+            text.trim().parse::<u64>().ok()
+        });
+    Some(limits.fold(kib.saturating_mul(1024), u64::min))
 }
 
 #[cfg(test)]
@@ -124,9 +126,60 @@ mod tests {
         assert_eq!(meminfo(root.path(), "MemAvailable:"), None);
         write("proc/meminfo", "MemTotal: 9 kB\nMemAvailable:    2048 kB\n");
         assert_eq!(meminfo(root.path(), "MemAvailable:"), Some(2 << 20));
+        // A container's own root, at version 2.
+        write("proc/self/cgroup", "0::/\n");
+        write(
+            "proc/self/mountinfo",
+            "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+        );
         write("sys/fs/cgroup/memory.max", "max\n");
         assert_eq!(meminfo(root.path(), "MemAvailable:"), Some(2 << 20));
         write("sys/fs/cgroup/memory.max", "1048576\n");
         assert_eq!(meminfo(root.path(), "MemAvailable:"), Some(1 << 20));
+    }
+
+    #[test]
+    fn a_limit_on_any_cgroup_on_the_way_up_counts() {
+        let tree = |files: &[(&str, &str)]| {
+            let root = tempfile::tempdir().unwrap();
+            for (path, text) in files {
+                let path = root.path().join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
+            }
+            meminfo(root.path(), "MemTotal:")
+        };
+        let memory = ("proc/meminfo", "MemTotal: 4096 kB\n");
+        // A systemd unit with MemoryMax, in a slice with more.
+        let v2 = [
+            memory,
+            ("proc/self/cgroup", "0::/system.slice/yi.service\n"),
+            (
+                "proc/self/mountinfo",
+                "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+            ),
+            (
+                "sys/fs/cgroup/system.slice/yi.service/memory.max",
+                "1048576\n",
+            ),
+            ("sys/fs/cgroup/system.slice/memory.max", "2097152\n"),
+        ];
+        assert_eq!(tree(&v2), Some(1 << 20));
+        // Version 1 has a hierarchy for each controller.
+        let v1 = [
+            memory,
+            ("proc/self/cgroup", "5:memory:/job\n4:cpu,cpuacct:/job\n"),
+            (
+                "proc/self/mountinfo",
+                "33 32 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n\
+                 34 32 0:30 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n",
+            ),
+            (
+                "sys/fs/cgroup/memory/job/memory.limit_in_bytes",
+                "9223372036854771712\n",
+            ),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "3145728\n"),
+        ];
+        assert_eq!(tree(&v1), Some(3 << 20));
     }
 }

@@ -116,9 +116,7 @@ impl Outcome {
         while let Ok(first) = finished.recv() {
             let batch: Vec<Finished> = std::iter::once(first).chain(finished.try_iter()).collect();
             let records: Vec<Record> = batch.iter().map(|f| record(f, plan, weights)).collect();
-            output
-                .record(&records)
-                .map_err(|source| Error::Write { source })?;
+            output.record(&records)?;
             for finished in batch {
                 match finished {
                     Finished::Tensor { index, outcome, .. } => self.tensors[index] = Some(outcome),

@@ -16,6 +16,10 @@ use crate::model_facts::ModelFacts;
 use crate::request::{Request, RequestError, Split};
 use crate::split;
 
+/// Weights of the longest row that is quantized; known models have a few ten thousand. Each thread holds a row at a
+/// time, so this bounds the memory.
+const MAX_COLS: u64 = 1 << 24;
+
 /// A tensor of the output.
 #[derive(Debug)]
 pub struct PlannedTensor<'a> {
@@ -97,7 +101,7 @@ impl<'a> Plan<'a> {
     ///
     /// # Errors
     /// Tensors that are missing, left over or of another shape than `config.json` says; choices that do not go
-    /// with the model; metadata or sizes that GGUF cannot hold; a vocabulary larger than the embedding; a
+    /// with the model; rows, metadata or sizes that are too large; a vocabulary larger than the embedding; a
     /// tokenizer that llama.cpp would read differently.
     pub fn new(
         input: &'a Input,
@@ -237,6 +241,13 @@ fn plan_tensor<'a>(
 ) -> Result<PlannedTensor<'a>, Error> {
     // The weights lie in a mapped file, and a type takes at most 16 times another's bytes: products fit.
     let n_cols = named.source.shape.last().copied().unwrap_or(1);
+    if n_cols > MAX_COLS {
+        return Err(Error::LongRow {
+            tensor: named.source.name.clone(),
+            n_cols,
+            max_cols: MAX_COLS,
+        });
+    }
     let n_rows = named.source.shape.iter().rev().skip(1).product::<u64>();
     let row_bytes = n_cols / dtype.block_len() * dtype.block_bytes();
     let mut tensor = PlannedTensor {

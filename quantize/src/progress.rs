@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 
+use crate::error::for_terminal;
 use crate::pipeline::Progress;
 use crate::plan::{Plan, PlannedTensor};
 
@@ -49,8 +50,10 @@ impl Display {
 
 impl Progress for Display {
     fn tensor(&self, _: usize, tensor: &PlannedTensor) {
+        // Somebody else's text.
+        let name = for_terminal(&tensor.named.gguf_name);
         match self {
-            Self::Bar(bar) => bar.set_message(tensor.named.gguf_name.clone()),
+            Self::Bar(bar) => bar.set_message(name),
             Self::Lines { n_tensors, n_begun } => {
                 // A closed stderr is no reason to stop.
                 let _ = writeln!(
@@ -58,7 +61,7 @@ impl Progress for Display {
                     "[{:>4}/{:>4}] {:<28} {:>14} {:>4} -> {:<5} {:>12} -> {}",
                     n_begun.fetch_add(1, Ordering::Relaxed) + 1,
                     n_tensors,
-                    tensor.named.gguf_name,
+                    name,
                     format!("{} x {}", tensor.n_cols, tensor.n_rows),
                     tensor.named.source_dtype.name(),
                     tensor.dtype,

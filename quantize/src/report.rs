@@ -7,6 +7,7 @@ use std::time::Duration;
 use indicatif::BinaryBytes;
 use serde_json::{Value, json};
 
+use crate::error::for_terminal;
 use crate::input::Input;
 use crate::plan::Plan;
 use crate::recipe::Prediction;
@@ -23,7 +24,7 @@ pub fn plan_table(plan: &Plan, prediction: Option<&Prediction>) -> String {
         let _ = writeln!(
             table,
             "{:<28} {:>6} {:>15} {:>6} {:>16}",
-            t.named.gguf_name,
+            for_terminal(&t.named.gguf_name),
             t.named.source_dtype.name(),
             shape.join(" x "),
             t.dtype.name(),

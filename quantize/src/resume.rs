@@ -145,9 +145,7 @@ fn tensor_sha256(
                 return Err(Error::Interrupted);
             }
             let n = (range.end - offset).min(READ_BYTES as u64) as usize;
-            output
-                .read_exact_at(place.part, &mut bytes[..n], offset)
-                .map_err(|source| Error::ReadBack { source })?;
+            output.read_exact_at(place.part, &mut bytes[..n], offset)?;
             take(&bytes[..n]);
             offset += n as u64;
         }

@@ -16,7 +16,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::cgroup;
 
 /// What bounds the number of threads, as found on this machine.
 #[derive(Debug, Clone, PartialEq)]
@@ -168,79 +170,12 @@ fn fast_cores(root: &Path, cores: &[Vec<usize>]) -> usize {
 
 /// The smallest CPU quota of this process's cgroups and of all above them.
 fn quota(root: &Path) -> Option<f64> {
-    let cgroups = read(&root.join("proc/self/cgroup"))?;
-    let mounts = read(&root.join("proc/self/mountinfo")).unwrap_or_default();
-    let mut smallest: Option<f64> = None;
-    for line in cgroups.lines() {
-        // hierarchy-ID:controllers:path
-        let mut fields = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) =
-            (fields.next(), fields.next(), fields.next())
-        else {
-            continue;
-        };
-        let v2 = controllers.is_empty();
-        if !v2 && !controllers.split(',').any(|c| c == "cpu") {
-            continue;
-        }
-        for folder in cgroup_folders(root, &mounts, v2, path) {
-            let found = if v2 {
-                quota_v2(&folder)
-            } else {
-                quota_v1(&folder)
-            };
-            if let Some(found) = found {
-                smallest = Some(smallest.map_or(found, |s| s.min(found)));
-            }
-        }
-    }
-    smallest
-}
-
-/// The folder of the cgroup `path` and those of its parents up to the mount point.
-fn cgroup_folders(root: &Path, mounts: &str, v2: bool, path: &str) -> Vec<PathBuf> {
-    let Some((mount_root, mount_point)) = cgroup_mount(mounts, v2) else {
-        return Vec::new();
-    };
-    let mount_point = root.join(mount_point.trim_start_matches('/'));
-    // In a container the mount shows a part of the hierarchy: the path is relative to that part, or
-    // (with a cgroup namespace) to the process's own root.
-    let relative = Path::new(path)
-        .strip_prefix(mount_root)
-        .unwrap_or_else(|_| Path::new(path).strip_prefix("/").unwrap_or(Path::new("")));
-    let mut folders = Vec::new();
-    // `..` appears where the process's cgroup lies outside its namespace's root.
-    let clean = relative
-        .components()
-        .all(|c| matches!(c, std::path::Component::Normal(_)));
-    if clean {
-        for ancestor in relative.ancestors() {
-            folders.push(mount_point.join(ancestor));
-        }
-    }
-    if folders.is_empty() {
-        folders.push(mount_point);
-    }
-    folders
-}
-
-/// Root and mount point of the cgroup hierarchy that holds the CPU controller.
-fn cgroup_mount(mounts: &str, v2: bool) -> Option<(&str, &str)> {
-    mounts.lines().find_map(|line| {
-        // 36 35 98:0 /root /point rw,noatime master:1 - type source options
-        let (left, right) = line.split_once(" - ")?;
-        let mut left = left.split(' ').skip(3);
-        let (root, point) = (left.next()?, left.next()?);
-        let mut right = right.split(' ');
-        let kind = right.next()?;
-        let options = right.nth(1).unwrap_or("");
-        let matches = if v2 {
-            kind == "cgroup2"
-        } else {
-            kind == "cgroup" && options.split(',').any(|o| o == "cpu")
-        };
-        matches.then_some((root, point))
-    })
+    let folders = cgroup::folders(root, "cpu").into_iter();
+    let quotas = folders.filter_map(|folder| match folder.v2 {
+        true => quota_v2(&folder.path),
+        false => quota_v1(&folder.path),
+    });
+    quotas.reduce(f64::min)
 }
 
 /// `cpu.max`: `max 100000` or `150000 100000`.

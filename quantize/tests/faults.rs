@@ -18,7 +18,7 @@ use yi_quantize::input::Input;
 use yi_quantize::output::{Files, System, Target};
 use yi_quantize::pipeline::Workers;
 use yi_quantize::plan::Plan;
-use yi_quantize::request::Request;
+use yi_quantize::request::{Request, Split};
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,6 +31,8 @@ enum Fault {
     ShortWrite,
     /// A write is interrupted by a signal.
     InterruptedWrite,
+    /// A write panics.
+    Panic,
 }
 
 /// The real file system but for one fault; nothing is brought to the disk, which would take minutes.
@@ -89,6 +91,7 @@ impl Files for Faulty {
                 System.write_at(file, &bytes[..bytes.len().div_ceil(3)], offset)
             }
             Fault::InterruptedWrite if self.strikes() => Err(io::ErrorKind::Interrupted.into()),
+            Fault::Panic if self.strikes() => panic!("as a defect would"),
             _ => {
                 self.check()?;
                 System.write_at(file, bytes, offset)
@@ -143,8 +146,18 @@ impl Bench {
     }
 
     fn run(&self, files: Arc<dyn Files>, resume: bool) -> Result<(), Error> {
-        let plan = Plan::new(&self.opened, &Request::new(FileType::Q4_0), None)?;
-        let target = Target::new(&self.output(), false, self.checkpoint.path())?.with_files(files);
+        self.run_as(&Request::new(FileType::Q4_0), false, files, resume)
+    }
+
+    fn run_as(
+        &self,
+        request: &Request,
+        force: bool,
+        files: Arc<dyn Files>,
+        resume: bool,
+    ) -> Result<(), Error> {
+        let plan = Plan::new(&self.opened, request, None)?;
+        let target = Target::new(&self.output(), force, self.checkpoint.path())?.with_files(files);
         let target = if resume { target.resuming() } else { target };
         convert(
             &self.opened,
@@ -264,6 +277,130 @@ fn any_operation_of_the_resuming_run_fails() {
             }
             bench.finish(true, when);
         });
+    }
+}
+
+#[test]
+fn no_operation_that_fails_leaves_single_parts_or_a_manifest_without_them() {
+    let bench = Bench::new();
+    let mut request = Request::new(FileType::Q4_0);
+    request.split = Some(Split::MaxBytes(400_000));
+    let run = |files, resume| bench.run_as(&request, false, files, resume);
+    run(Arc::new(System), false).unwrap();
+    let whole = names_in(bench.out.path());
+    assert!(whole.len() > 2);
+    at_every_operation(FAULTS[0], |files, when| {
+        bench.clear();
+        if run(files, false).is_err() {
+            let mut left = names_in(bench.out.path());
+            left.retain(|name| !name.starts_with('.'));
+            assert!(left.is_empty(), "{when}: {left:?}");
+            run(Arc::new(System), true).unwrap();
+        }
+        assert!(names_in(bench.out.path()).ends_with(&whole), "{when}");
+    });
+}
+
+#[test]
+fn an_output_that_is_replaced_has_its_own_manifest_or_none_whatever_fails() {
+    let bench = Bench::new();
+    let manifest = bench.out.path().join("x.gguf.manifest.json");
+    let read = || {
+        (
+            std::fs::read(bench.output()).ok(),
+            std::fs::read(&manifest).ok(),
+        )
+    };
+    let run = |file_type, files| bench.run_as(&Request::new(file_type), true, files, false);
+    run(FileType::Q4_0, Arc::new(System)).unwrap();
+    let new = read();
+    run(FileType::Q8_0, Arc::new(System)).unwrap();
+    let old = read();
+    at_every_operation(FAULTS[0], |files, when| {
+        run(FileType::Q8_0, Arc::new(System)).unwrap();
+        let is_done = run(FileType::Q4_0, files).is_ok();
+        let found = read();
+        let is_right = found == new || !is_done && (found == old || found == (new.0.clone(), None));
+        assert!(is_right, "{when}");
+    });
+}
+
+/// A system whose rename without replacing is a second name and then the first one's removal, and that crashes
+/// between the two.
+#[derive(Debug)]
+struct HalfRename(AtomicBool);
+
+impl Files for HalfRename {
+    fn rename(&self, from: &Path, to: &Path, replace: bool) -> io::Result<()> {
+        if replace {
+            return System.rename(from, to, replace);
+        }
+        self.0.store(true, Ordering::Relaxed);
+        std::fs::hard_link(from, to)?;
+        Err(io::ErrorKind::Other.into())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        match self.0.load(Ordering::Relaxed) {
+            true => Err(io::ErrorKind::Other.into()),
+            false => System.remove(path),
+        }
+    }
+}
+
+#[test]
+fn an_output_with_both_of_its_names_is_resumed() {
+    let bench = Bench::new();
+    let files = HalfRename(false.into());
+    bench.run(Arc::new(files), false).unwrap_err();
+    let names = names_in(bench.out.path());
+    for name in [".x.gguf.journal", ".x.gguf.partial", "x.gguf"] {
+        assert!(names.iter().any(|n| n == name), "{names:?}");
+    }
+    bench.run(Arc::new(System), true).unwrap();
+    assert!(std::fs::read(bench.output()).unwrap() == bench.whole);
+    assert_eq!(
+        names_in(bench.out.path()),
+        ["x.gguf", "x.gguf.manifest.json"]
+    );
+}
+
+#[test]
+fn a_panic_in_the_writing_thread_ends_the_run() {
+    let (ended, end) = std::sync::mpsc::channel();
+    let run = std::thread::spawn(move || {
+        let bench = Bench::new();
+        // After the journal's first line and the header: a tensor, with others to come.
+        let files = Faulty::new(Fault::Panic, 3);
+        let run = std::panic::AssertUnwindSafe(|| bench.run(files, false));
+        let result = std::panic::catch_unwind(run);
+        ended.send(result.is_err()).unwrap();
+    });
+    assert_eq!(
+        end.recv_timeout(std::time::Duration::from_secs(60)),
+        Ok(true)
+    );
+    run.join().unwrap();
+}
+
+#[test]
+fn a_failed_write_names_the_file() {
+    let bench = Bench::new();
+    let mut request = Request::new(FileType::Q4_0);
+    request.split = Some(Split::MaxBytes(400_000));
+    let mut named = Vec::new();
+    at_every_operation(FAULTS[0], |files, when| {
+        bench.clear();
+        if let Err(error) = bench.run_as(&request, false, files, false) {
+            let text = error.to_string();
+            let rest = text.strip_prefix(bench.out.path().to_str().unwrap());
+            let (name, _) = rest.and_then(|rest| rest.split_once(": ")).expect(when);
+            // A file that could not be created lies with its folder.
+            named.push(name.trim_start_matches('/').to_owned());
+        }
+    });
+    for name in ["x-00001-of-00002.gguf", "x-00002-of-00002.gguf"] {
+        assert!(named.iter().any(|n| n == name), "{named:?}");
     }
 }
 

@@ -10,8 +10,16 @@ use yi_quantize::output::{OutputError, Target};
 
 /// Of a run whose output is one file of so many bytes.
 fn header(n_bytes: u64) -> Header {
-    let name = "x".to_owned();
-    Header::new(Digest::of(b""), vec![File { name, n_bytes }], Vec::new())
+    header_of(&["x"], n_bytes)
+}
+
+/// Of a run whose output is these files.
+fn header_of(names: &[&str], n_bytes: u64) -> Header {
+    let files = names.iter().map(|name| File {
+        name: (*name).to_owned(),
+        n_bytes,
+    });
+    Header::new(Digest::of(b""), files.collect(), Vec::new())
 }
 
 #[test]
@@ -96,12 +104,9 @@ fn a_disk_that_fills_up_while_writing_or_syncing_has_a_hint() {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     for kind in [StorageFull, QuotaExceeded, FileTooLarge] {
         let (source, path) = (kind.into(), "x".into());
-        let syncing = Error::Output(OutputError::Write { path, source });
-        let source = kind.into();
-        for error in [Error::Write { source }, syncing] {
-            assert_eq!(error.exit_code(), 4);
-            assert!(error.hint().unwrap().contains("another disk"));
-        }
+        let error = Error::Output(OutputError::Write { path, source });
+        assert_eq!(error.exit_code(), 4);
+        assert!(error.hint().unwrap().contains("another disk"));
     }
 }
 
@@ -134,6 +139,61 @@ fn two_writers_of_one_output() {
     first.commit(b"").unwrap();
     drop(first);
     assert_eq!(names_in(dir.path()), ["x", "x.manifest.json"]);
+}
+
+#[test]
+fn two_writers_of_the_same_parts_under_two_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let parts = ["x-00001-of-00002.gguf", "x-00002-of-00002.gguf"];
+    let create = |name: &str| {
+        let target = Target::new(&dir.path().join(name), false, ".".as_ref()).unwrap();
+        target.create(&header_of(&parts, 1))
+    };
+    let first = create("x").unwrap().output;
+    let error = create("x.gguf").unwrap_err();
+    assert!(matches!(error, OutputError::Busy { .. }), "{error}");
+    first.commit(b"").unwrap();
+    drop(first);
+    let manifest = "x-00001-of-00002.gguf.manifest.json";
+    assert_eq!(names_in(dir.path()), [parts[0], manifest, parts[1]]);
+}
+
+// Elsewhere files have no numbers to tell them apart by.
+#[cfg(unix)]
+#[test]
+fn a_partial_file_that_another_run_has_put_there_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x");
+    let partial = dir.path().join(".x.partial");
+    let target = Target::new(&path, false, ".".as_ref()).unwrap();
+    let output = target.create(&header(1)).unwrap().output;
+    std::fs::remove_file(&partial).unwrap();
+    std::fs::write(&partial, "another run's").unwrap();
+    let error = output.commit(b"").unwrap_err();
+    assert!(matches!(error, OutputError::Busy { .. }), "{error}");
+    drop(output);
+    assert_eq!(std::fs::read(&partial).unwrap(), b"another run's");
+    assert_eq!(names_in(dir.path()), [".x.partial"]);
+}
+
+#[test]
+fn a_file_that_is_read_is_no_leftover() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in [".x.partial", ".x.manifest.json.partial", ".x.journal"] {
+        let input = dir.path().join(name);
+        std::fs::write(&input, "precious").unwrap();
+        let target = Target::new(&dir.path().join("x"), false, &input).unwrap();
+        for target in [target.clone(), target.resuming()] {
+            let error = target.create(&header(1)).unwrap_err();
+            assert!(matches!(error, OutputError::IsInput { .. }), "{error}");
+        }
+        assert_eq!(std::fs::read(&input).unwrap(), b"precious");
+        assert_eq!(names_in(dir.path()), [name]);
+        // In a folder that is read it may lie.
+        let target = Target::new(&dir.path().join("x"), false, dir.path()).unwrap();
+        drop(target.create(&header(1)).unwrap().output);
+        assert!(names_in(dir.path()).is_empty(), "{name}");
+    }
 }
 
 #[test]

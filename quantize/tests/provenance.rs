@@ -158,9 +158,9 @@ fn split_and_requantized_outputs_have_one_too() {
     let out = tempfile::tempdir().unwrap();
     let mut request = Request::new(FileType::Q4_0);
     request.split = Some(Split::MaxBytes(400_000));
-    let output = out.path().join("x.gguf");
-    util::quantize(&first, &output, &request, None).unwrap();
-    let manifest = manifest_of(&output);
+    util::quantize(&first, &out.path().join("x.gguf"), &request, None).unwrap();
+    // Its name is that of the first file.
+    let manifest = manifest_of(&out.path().join(&names_in(out.path())[0]));
     let files: Vec<Vec<u8>> = names_in(out.path())
         .iter()
         .filter(|name| name.ends_with(".gguf"))
@@ -176,6 +176,33 @@ fn split_and_requantized_outputs_have_one_too() {
         sources[0]["sha256"],
         sha256(&std::fs::read(&first).unwrap())
     );
+}
+
+#[test]
+fn a_manifest_stays_with_its_files_whatever_else_the_same_name_becomes() {
+    let checkpoint = TestCheckpoint::new();
+    checkpoint.write();
+    let out = tempfile::tempdir().unwrap();
+    let run = |file_type, max_bytes: Option<u64>| {
+        let mut request = Request::new(file_type);
+        request.split = max_bytes.map(Split::MaxBytes);
+        let output = out.path().join("x.gguf");
+        util::quantize(checkpoint.path(), &output, &request, None).unwrap();
+        let manifests = names_in(out.path()).into_iter();
+        let manifests = manifests.filter(|name| name.ends_with(".manifest.json"));
+        let read = |name: String| (std::fs::read(out.path().join(&name)).unwrap(), name);
+        manifests.map(read).collect::<Vec<_>>()
+    };
+    let two_parts = run(FileType::Q8_0, Some(700_000));
+    let three_parts = run(FileType::F16, Some(620_000));
+    let whole = run(FileType::Q4_0, None);
+    assert_eq!(whole.len(), 3);
+    assert!(
+        two_parts
+            .iter()
+            .all(|manifest| three_parts.contains(manifest))
+    );
+    assert!(three_parts.iter().all(|manifest| whole.contains(manifest)));
 }
 
 #[test]

@@ -50,7 +50,7 @@ pub enum OutputError {
         /// The output's size.
         needed_bytes: u64,
     },
-    /// Another process holds the output's journal.
+    /// Another process holds the output's journal, or has put a file of its own in the place of one of ours.
     #[error("{path}: is being written by another process")]
     Busy {
         /// The output.
@@ -83,7 +83,15 @@ pub enum OutputError {
     /// Writing, syncing or renaming failed.
     #[error("{path}: {source}")]
     Write {
-        /// The output.
+        /// The output's file, its manifest or its journal.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// What was written could not be read back.
+    #[error("{path}: reading it back: {source}")]
+    ReadBack {
+        /// The output's file.
         path: PathBuf,
         /// The system's reason.
         source: io::Error,
@@ -113,7 +121,7 @@ impl OutputError {
             Self::Folder { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Some("create the folder first".into())
             }
-            Self::Folder { .. } => None,
+            Self::Folder { .. } | Self::ReadBack { .. } => None,
         }
     }
 }
@@ -121,7 +129,7 @@ impl OutputError {
 const OTHER_DISK: &str = "free some space or choose an OUTPUT on another disk";
 
 /// What the user can do about a write that failed: a disk, a quota, or a file system's largest file is full.
-pub(crate) fn write_hint(error: &io::Error) -> Option<String> {
+fn write_hint(error: &io::Error) -> Option<String> {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge).then(|| OTHER_DISK.into())
 }

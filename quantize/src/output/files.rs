@@ -43,7 +43,8 @@ pub trait Files: fmt::Debug + Send + Sync {
         // It knows how each system renames without replacing.
         let mut temporary = TempPath::try_from_path(from)?;
         temporary.disable_cleanup(true);
-        temporary.persist_noclobber(to).map_err(|e| e.error)
+        let renamed = temporary.persist_noclobber(to).map_err(|e| e.error);
+        renamed.or_else(|error| rename_if_free(from, to, error))
     }
 
     /// Removes a file.
@@ -66,6 +67,17 @@ pub trait Files: fmt::Debug + Send + Sync {
 pub struct System;
 
 impl Files for System {}
+
+/// Where the system knows neither such a rename nor a second name for a file, `error` says so. What appears between
+/// the look and the rename is lost then, which is all that such a system has to offer.
+fn rename_if_free(from: &Path, to: &Path, error: io::Error) -> io::Result<()> {
+    use io::ErrorKind::{NotFound, PermissionDenied, Unsupported};
+    let is_free = to.symlink_metadata().is_err_and(|e| e.kind() == NotFound);
+    match error.kind() {
+        PermissionDenied | Unsupported if is_free => std::fs::rename(from, to),
+        _ => Err(error),
+    }
+}
 
 /// [`Files::write_at`] until all is written.
 pub(super) fn write_all_at(
@@ -169,4 +181,28 @@ pub(super) fn allocated_bytes(file: &File) -> io::Result<u64> {
 #[cfg(not(unix))]
 pub(super) fn allocated_bytes(file: &File) -> io::Result<u64> {
     Ok(file.metadata()?.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_rename_that_keeps_what_is_there_a_free_name_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        std::fs::write(&from, "ours").unwrap();
+        let rename = |kind: io::ErrorKind| rename_if_free(&from, &to, kind.into());
+        rename(io::ErrorKind::StorageFull).unwrap_err();
+        std::fs::write(&to, "theirs").unwrap();
+        for kind in [io::ErrorKind::PermissionDenied, io::ErrorKind::Unsupported] {
+            rename(kind).unwrap_err();
+            assert_eq!(std::fs::read(&to).unwrap(), b"theirs");
+            std::fs::remove_file(&to).unwrap();
+            rename(kind).unwrap();
+            assert_eq!(std::fs::read(&to).unwrap(), b"ours");
+            std::fs::rename(&to, &from).unwrap();
+            std::fs::write(&to, "theirs").unwrap();
+        }
+    }
 }

@@ -17,20 +17,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use error::OutputError;
-pub(crate) use error::write_hint;
 pub use files::{Files, System};
 pub use open::Opened;
 pub use target::Target;
 
 use crate::journal::{self, Record};
 use crate::stamp::Stamp;
+use target::is_same;
 
 /// The files of the output under their temporary names, and their journal. Dropped, they are removed, unless
 /// [`keep`](Output::keep) was called.
 #[derive(Debug)]
 pub struct Output {
     files: Arc<dyn Files>,
-    path: PathBuf,
     dir: PathBuf,
     force: bool,
     parts: Vec<Part>,
@@ -62,33 +61,51 @@ impl Output {
     }
 
     /// Writes `bytes` at `offset` from the start of a file.
-    pub fn write_all_at(&self, part: usize, bytes: &[u8], offset: u64) -> io::Result<()> {
-        files::write_all_at(&*self.files, &self.parts[part].file, bytes, offset)
+    pub fn write_all_at(&self, part: usize, bytes: &[u8], offset: u64) -> Result<(), OutputError> {
+        let part = &self.parts[part];
+        files::write_all_at(&*self.files, &part.file, bytes, offset)
+            .map_err(|source| part.write_error(source))
     }
 
     /// Reads `bytes.len()` bytes at `offset` from the start of a file.
-    pub fn read_exact_at(&self, part: usize, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    pub fn read_exact_at(
+        &self,
+        part: usize,
+        bytes: &mut [u8],
+        offset: u64,
+    ) -> Result<(), OutputError> {
         files::read_exact_at(&self.parts[part].file, bytes, offset)
+            .map_err(|source| self.read_error(part, source))
+    }
+
+    /// Why a file of the output could not be read back.
+    pub fn read_error(&self, part: usize, source: io::Error) -> OutputError {
+        let path = self.parts[part].path.clone();
+        OutputError::ReadBack { path, source }
     }
 
     /// Brings to the disk what has been written, and then notes in the journal what of it is finished.
-    pub fn record(&self, records: &[Record]) -> io::Result<()> {
+    pub fn record(&self, records: &[Record]) -> Result<(), OutputError> {
         for part in &self.parts {
-            self.files.sync_data(&part.file)?;
+            let synced = self.files.sync_data(&part.file);
+            synced.map_err(|source| part.write_error(source))?;
         }
         self.append(records)
     }
 
-    fn append(&self, records: &[Record]) -> io::Result<()> {
-        let mut lines = Vec::new();
-        for record in records {
-            lines.extend(journal::line(record)?);
-        }
-        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        files::write_all_at(&*self.files, &journal.file, &lines, journal.n_bytes)?;
-        self.files.sync_data(&journal.file)?;
-        journal.n_bytes += lines.len() as u64;
-        Ok(())
+    fn append(&self, records: &[Record]) -> Result<(), OutputError> {
+        let append = || -> io::Result<()> {
+            let mut lines = Vec::new();
+            for record in records {
+                lines.extend(journal::line(record)?);
+            }
+            let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+            files::write_all_at(&*self.files, &journal.file, &lines, journal.n_bytes)?;
+            self.files.sync_data(&journal.file)?;
+            journal.n_bytes += lines.len() as u64;
+            Ok(())
+        };
+        append().map_err(write_error(&self.journal_path))
     }
 
     /// Leaves the files and the journal for a run that resumes this one.
@@ -101,72 +118,104 @@ impl Output {
         self.keep.store(false, Ordering::Relaxed);
     }
 
-    /// Makes the files and their manifest durable, then visible under their own names, the first one last.
+    /// Makes the files and their manifest durable, then visible under their own names.
     pub fn commit(&self, manifest: &[u8]) -> Result<(), OutputError> {
-        self.finish(manifest).map_err(|failure| match failure {
-            Failure::Exists(path) => OutputError::Exists { path },
-            Failure::Io(source) => OutputError::Write {
-                path: self.path.clone(),
-                source,
-            },
-        })?;
+        let mut stamps = Vec::with_capacity(self.parts.len());
+        for part in &self.parts {
+            let synced = self.files.sync_all(&part.file);
+            let stamp = synced.and_then(|()| Stamp::of(&part.file));
+            stamps.push(stamp.map_err(|source| part.write_error(source))?);
+        }
+        let manifest = self.write_manifest(manifest);
+        let manifest = manifest.map_err(write_error(&self.manifest))?;
+        // A crash between two renames: see `Target::create`.
+        self.append(&[Record::Complete { files: stamps }])?;
+        match self.force {
+            true => self.replace_all(&manifest)?,
+            false => self.rename_all(&manifest)?,
+        }
+        self.files.sync_folder(&self.dir);
+        // The output is complete: what happens to its journal is no longer of interest.
+        let _ = self.files.remove(&self.journal_path);
         // Only rubbish is left now.
         self.keep();
         Ok(())
     }
 
-    fn finish(&self, manifest: &[u8]) -> Result<(), Failure> {
+    fn write_manifest(&self, manifest: &[u8]) -> io::Result<Part> {
         let files = &*self.files;
-        let mut stamps = Vec::with_capacity(self.parts.len());
-        for part in &self.parts {
-            files.sync_all(&part.file)?;
-            stamps.push(Stamp::of(&part.file)?);
-        }
         if self.manifest_partial.symlink_metadata().is_ok() {
             files.remove(&self.manifest_partial)?;
         }
-        let manifest_file = files.create(&self.manifest_partial)?;
-        files::write_all_at(files, &manifest_file, manifest, 0)?;
-        files.sync_all(&manifest_file)?;
-        // A crash between two renames: see `Target::create`.
-        self.append(&[Record::Complete { files: stamps }])?;
+        let file = files.create(&self.manifest_partial)?;
+        files::write_all_at(files, &file, manifest, 0)?;
+        files.sync_all(&file)?;
+        Ok(Part {
+            file,
+            partial: self.manifest_partial.clone(),
+            path: self.manifest.clone(),
+        })
+    }
+
+    /// Gives the manifest its name, and then the files theirs, the first one last. What fails is undone.
+    fn rename_all(&self, manifest: &Part) -> Result<(), OutputError> {
+        let files = &*self.files;
         // What may be replaced was checked when the output was opened.
-        files.rename(&self.manifest_partial, &self.manifest, true)?;
-        if let Err(failure) = self.rename_parts() {
-            if !self.force {
-                // Whatever stands there now is none of ours.
-                let _ = files.remove(&self.manifest);
-            }
-            return Err(failure);
-        }
-        files.sync_folder(&self.dir);
-        // The output is complete: what happens to its journal is no longer of interest.
-        let _ = files.remove(&self.journal_path);
-        Ok(())
-    }
-
-    fn rename_parts(&self) -> Result<(), Failure> {
-        for part in self.parts.iter().rev() {
-            let renamed = self.files.rename(&part.partial, &part.path, self.force);
-            match renamed {
-                Err(e) if !self.force && e.kind() == io::ErrorKind::AlreadyExists => {
-                    return Err(Failure::Exists(part.path.clone()));
+        manifest.rename(files, true)?;
+        for (n_renamed, part) in self.parts.iter().rev().enumerate() {
+            if let Err(error) = part.rename(files, false) {
+                for part in self.parts.iter().rev().take(n_renamed) {
+                    let _ = files.rename(&part.path, &part.partial, false);
                 }
-                other => other?,
+                // Whatever stands there now is none of ours.
+                let _ = files.remove(&manifest.path);
+                return Err(error);
             }
         }
         Ok(())
     }
+
+    /// The same where an earlier output may be, which has its manifest as long as it is there: what was replaced
+    /// cannot be brought back.
+    fn replace_all(&self, manifest: &Part) -> Result<(), OutputError> {
+        let files = &*self.files;
+        for part in self.parts.iter().rev() {
+            part.rename(files, true)?;
+        }
+        manifest.rename(files, true).inspect_err(|_| {
+            // It is the earlier output's.
+            let _ = files.remove(&manifest.path);
+        })
+    }
 }
 
-enum Failure {
-    Exists(PathBuf),
-    Io(io::Error),
-}
+impl Part {
+    /// Gives the file its name; only with `replace` where one of that name exists.
+    fn rename(&self, files: &dyn Files, replace: bool) -> Result<(), OutputError> {
+        let path = || self.path.clone();
+        if self.is_replaced() {
+            return Err(OutputError::Busy { path: path() });
+        }
+        match files.rename(&self.partial, &self.path, replace) {
+            Err(e) if !replace && e.kind() == io::ErrorKind::AlreadyExists => {
+                Err(OutputError::Exists { path: path() })
+            }
+            other => other.map_err(|source| self.write_error(source)),
+        }
+    }
 
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
+    /// Whether another file has the temporary name now: where nothing can be locked, another run's.
+    fn is_replaced(&self) -> bool {
+        let path = &self.partial;
+        match (path.symlink_metadata(), self.file.metadata()) {
+            (Ok(there), Ok(ours)) => !is_same(&there, path, &ours, path),
+            _ => false,
+        }
+    }
+
+    fn write_error(&self, source: io::Error) -> OutputError {
+        let path = self.path.clone();
+        OutputError::Write { path, source }
     }
 }
 
@@ -176,11 +225,19 @@ impl Drop for Output {
             return;
         }
         // The journal goes last: its lock keeps others away until then.
-        for part in &self.parts {
+        for part in self.parts.iter().filter(|part| !part.is_replaced()) {
             let _ = self.files.remove(&part.partial);
         }
         let _ = self.files.remove(&self.manifest_partial);
         let _ = self.files.remove(&self.journal_path);
+    }
+}
+
+fn write_error(path: &Path) -> impl Fn(io::Error) -> OutputError + use<> {
+    let path = path.to_path_buf();
+    move |source| OutputError::Write {
+        path: path.clone(),
+        source,
     }
 }
 

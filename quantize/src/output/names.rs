@@ -1,6 +1,7 @@
 //! The names of the files around an output.
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
 use crate::digest::Digest;
 
@@ -12,12 +13,18 @@ pub(super) fn partial(name: &OsStr) -> OsString {
     around(".", name, ".partial")
 }
 
-/// `.NAME.journal`: what of it is finished.
-pub(super) fn journal(name: &OsStr) -> OsString {
-    around(".", name, ".journal")
+/// `.NAME.journal`: what of it is finished. Outputs whose files have the same names share one, as `x` and `x.gguf`
+/// do where they are split.
+pub(super) fn journal(name: &OsStr, n_parts: usize) -> OsString {
+    if n_parts == 1 {
+        return around(".", name, ".journal");
+    }
+    let mut whole = stem(name).to_owned();
+    whole.push(".gguf");
+    around(".", &whole, ".journal")
 }
 
-/// `NAME.manifest.json`: where it comes from.
+/// `NAME.manifest.json`: where it comes from. Of a split output, `NAME` is its first file's.
 pub(super) fn manifest(name: &OsStr) -> OsString {
     around("", name, ".manifest.json")
 }
@@ -46,19 +53,21 @@ pub(super) fn parts(name: &OsStr, n_parts: usize) -> Vec<OsString> {
     if n_parts == 1 {
         return vec![name.to_owned()];
     }
-    let bytes = name.as_encoded_bytes();
-    // As llama-gguf-split names them, but for an extension that the user gave.
-    let stem = match bytes.strip_suffix(b".gguf") {
-        Some(stem) if !stem.is_empty() => std::path::Path::new(name).file_stem().unwrap_or(name),
-        _ => name,
-    };
     (1..=n_parts)
         .map(|part| {
-            let mut part_name = stem.to_owned();
+            let mut part_name = stem(name).to_owned();
             part_name.push(format!("-{part:05}-of-{n_parts:05}.gguf"));
             part_name
         })
         .collect()
+}
+
+/// What llama-gguf-split counts up after: the name but for an extension that the user gave.
+fn stem(name: &OsStr) -> &OsStr {
+    match name.as_encoded_bytes().strip_suffix(b".gguf") {
+        Some(stem) if !stem.is_empty() => Path::new(name).file_stem().unwrap_or(name),
+        _ => name,
+    }
 }
 
 #[cfg(test)]
@@ -82,5 +91,12 @@ mod tests {
         assert_eq!(names("x")[0], "x-00001-of-00002.gguf");
         assert_eq!(names(".gguf")[0], ".gguf-00001-of-00002.gguf");
         assert_eq!(parts("x.bin".as_ref(), 1), ["x.bin"]);
+    }
+
+    #[test]
+    fn outputs_with_the_same_files_have_the_same_journal() {
+        let names = |n_parts| ["x", "x.gguf"].map(|name| journal(name.as_ref(), n_parts));
+        assert_eq!(names(2), [".x.gguf.journal"; 2]);
+        assert_eq!(names(1), [".x.journal", ".x.gguf.journal"]);
     }
 }

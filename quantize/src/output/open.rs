@@ -8,8 +8,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::files::{allocated_bytes, free_bytes, options, write_all_at};
-use super::target::{is_same, same_file_in};
-use super::{JournalFile, Output, OutputError, Part, Target, folder_error, names};
+use super::target::{is_same, is_same_file, same_file_in};
+use super::{JournalFile, Output, OutputError, Part, Target, folder_error, names, write_error};
 use crate::journal::{self, Header, Journal, Record};
 use crate::manifest;
 use crate::stamp::Stamp;
@@ -31,24 +31,26 @@ impl Target {
     ///
     /// # Errors
     /// The disk has too little room; another process is writing this output; a file of the output is there
-    /// already; what is to be resumed was another run, or its journal is damaged. Nothing has changed then, but
-    /// that without [`resuming`](Target::resuming) what an unfinished run left may be gone.
+    /// already, or what an unfinished run left is read; what is to be resumed was another run, or its journal is
+    /// damaged. Nothing has changed then, but that without [`resuming`](Target::resuming) what an unfinished run left
+    /// may be gone.
     pub fn create(self, header: &Header) -> Result<Opened, OutputError> {
-        let journal_path = self.in_dir(&names::journal(self.name()));
+        let names = names::parts(self.name(), header.files.len());
+        let manifest = names::manifest(&names[0]);
+        let journal_path = self.in_dir(&names::journal(self.name(), names.len()));
+        self.check_not_read(&journal_path)?;
+        for name in names.iter().chain([&manifest]) {
+            self.check_not_read(&self.in_dir(&names::partial(name)))?;
+        }
         let mut journal_file = self.lock_journal(&journal_path)?;
-        let write_error = |source| OutputError::Write {
-            path: self.path.clone(),
-            source,
-        };
+        let journal_error = write_error(&journal_path);
         let mut bytes = Vec::new();
         (&mut journal_file)
             .take(journal::MAX_BYTES)
             .read_to_end(&mut bytes)
-            .map_err(write_error)?;
-        let manifest = names::manifest(self.name());
+            .map_err(&journal_error)?;
         let mut output = Output {
             files: self.files.clone(),
-            path: self.path.clone(),
             dir: self.dir.clone(),
             force: self.force,
             parts: Vec::new(),
@@ -71,9 +73,8 @@ impl Target {
             true => self.check_resumed(earlier, header, &output.journal_path)?,
             false => None,
         };
-        let names = names::parts(self.name(), header.files.len());
         if let Some(journal) = &resumed {
-            self.undo_renames(journal, &names).map_err(write_error)?;
+            self.undo_renames(journal, &names)?;
         }
         for name in &names {
             self.check_free(name, |_| false)?;
@@ -101,7 +102,7 @@ impl Target {
         self.reserve(&output.parts, header)?;
         output
             .begin_journal(header, resumed.as_ref())
-            .map_err(write_error)?;
+            .map_err(journal_error)?;
         Ok(Opened {
             output,
             resumed,
@@ -165,20 +166,34 @@ impl Target {
 
     /// After a crash between the renames at the end, or before the journal was removed: gives our files their
     /// temporary names back, to be checked and renamed like all others.
-    fn undo_renames(&self, journal: &Journal, names: &[std::ffi::OsString]) -> io::Result<()> {
+    fn undo_renames(
+        &self,
+        journal: &Journal,
+        names: &[std::ffi::OsString],
+    ) -> Result<(), OutputError> {
         let Some(Record::Complete { files }) = journal.records.last() else {
             return Ok(());
         };
         for (name, stamp) in names.iter().zip(files) {
             let (path, partial) = (self.in_dir(name), self.in_dir(&names::partial(name)));
-            let is_ours = path.symlink_metadata().is_ok_and(|metadata| {
-                let found = Stamp::of_metadata(&metadata);
-                // Renaming changes only the time of the last change of attributes.
-                metadata.is_file() && found.inode != 0 && found.is_same_content(*stamp)
-            });
-            if is_ours && partial.symlink_metadata().is_err() {
-                self.files.rename(&path, &partial, false)?;
+            let Ok(metadata) = path.symlink_metadata() else {
+                continue;
+            };
+            let found = Stamp::of_metadata(&metadata);
+            // Renaming changes only the time of the last change of attributes.
+            let is_ours = metadata.is_file() && found.inode != 0 && found.is_same_content(*stamp);
+            if !is_ours {
+                continue;
             }
+            let undone = match partial.symlink_metadata() {
+                Err(_) => self.files.rename(&path, &partial, false),
+                // Where a rename is a second name and then the first one's removal, that may not have come.
+                Ok(there) if is_same(&there, &partial, &metadata, &path) => {
+                    self.files.remove(&path)
+                }
+                Ok(_) => Ok(()),
+            };
+            undone.map_err(write_error(&path))?;
         }
         Ok(())
     }
@@ -203,6 +218,19 @@ impl Target {
         }
     }
 
+    /// Refuses a file that would be removed or written before the output is there, if it is read itself. What an
+    /// unfinished run left may lie in the checkpoint's folder, as an output may.
+    fn check_not_read(&self, path: &Path) -> Result<(), OutputError> {
+        let mut inputs = self.inputs.iter();
+        match inputs.find(|input| is_same_file(input, path)) {
+            None => Ok(()),
+            Some(input) => Err(OutputError::IsInput {
+                path: path.into(),
+                input: input.display().to_string(),
+            }),
+        }
+    }
+
     /// Removes what an unfinished run left; whether there was something.
     fn remove_partial(&self, name: &OsStr) -> Result<bool, OutputError> {
         // A journal's text must not lead elsewhere.
@@ -211,15 +239,13 @@ impl Target {
         }
         let path = self.in_dir(&names::partial(name));
         match path.symlink_metadata() {
-            Err(_) => Ok(false),
-            Ok(metadata) if !metadata.is_file() => Err(OutputError::InTheWay { path }),
-            Ok(_) => {
-                self.files
-                    .remove(&path)
-                    .map_err(|source| OutputError::Write { path, source })?;
-                Ok(true)
-            }
+            Err(_) => return Ok(false),
+            Ok(metadata) if !metadata.is_file() => return Err(OutputError::InTheWay { path }),
+            Ok(_) => {}
         }
+        self.check_not_read(&path)?;
+        self.files.remove(&path).map_err(write_error(&path))?;
+        Ok(true)
     }
 
     fn open_partial(&self, path: &PathBuf) -> Result<File, OutputError> {

@@ -49,8 +49,8 @@ impl Target {
             resume: false,
             files: Arc::new(System),
         };
-        // With a journal, it depends on that what an existing file is.
-        let journal = target.in_dir(&names::journal(target.name()));
+        // With a journal, it depends on that what an existing file is. Only an output of one file has this name.
+        let journal = target.in_dir(&names::journal(target.name(), 1));
         let may_exist = force || journal.symlink_metadata().is_ok();
         match path.symlink_metadata() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -114,11 +114,7 @@ impl Target {
 /// The name of the checkpoint's file in `input` that `path` also is, or of `input` itself if it is no folder. An
 /// earlier output in the checkpoint is not one of its files.
 pub(super) fn same_file_in(input: &Path, path: &Path) -> Option<String> {
-    let wanted = path.metadata().ok()?;
-    if input
-        .metadata()
-        .is_ok_and(|m| is_same(&m, input, &wanted, path))
-    {
+    if is_same_file(input, path) {
         return Some(input.display().to_string());
     }
     let entries = std::fs::read_dir(input).ok()?;
@@ -129,13 +125,16 @@ pub(super) fn same_file_in(input: &Path, path: &Path) -> Option<String> {
             let name = name.as_encoded_bytes();
             !name.ends_with(b".gguf") && !name.ends_with(b".manifest.json")
         })
-        .find(|entry| {
-            entry
-                .path()
-                .metadata()
-                .is_ok_and(|m| is_same(&m, &entry.path(), &wanted, path))
-        })
+        .find(|entry| is_same_file(&entry.path(), path))
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
+}
+
+/// Whether both paths lead to one file.
+pub(super) fn is_same_file(a: &Path, b: &Path) -> bool {
+    match (a.metadata(), b.metadata()) {
+        (Ok(of_a), Ok(of_b)) => is_same(&of_a, a, &of_b, b),
+        _ => false,
+    }
 }
 
 #[cfg(unix)]

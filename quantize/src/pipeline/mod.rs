@@ -26,7 +26,7 @@ use crate::plan::{Plan, PlannedTensor};
 use crate::resume::Earlier;
 use crate::weights::Weights;
 use chunk::Chunk;
-use ring::Ring;
+use ring::{AbandonOnPanic, Ring};
 
 /// One lane hashes some 2 GB/s: so many threads quantize about as fast.
 const THREADS_PER_LANE: usize = 4;
@@ -199,7 +199,9 @@ impl Work<'_> {
                     .in_place_scope(|jobs| self.read(&ring, jobs));
                 self.stop_on_error(read)
             });
+            let lost = AbandonOnPanic(&ring);
             let written = self.stop_on_error(self.write(&ring, finished));
+            drop(lost);
             if written.is_err() {
                 ring.abandon();
             }

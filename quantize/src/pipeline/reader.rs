@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use rayon::Scope;
 
 use super::chunk::{CHUNK_BYTES, Chunk, Content, rows_per_chunk};
-use super::ring::Ring;
+use super::ring::{AbandonOnPanic, Ring};
 use super::{Failure, Work};
 use crate::checkpoint::FileError;
 use crate::digest::Hasher;
@@ -160,17 +160,6 @@ impl<'scope> LaneReader<'scope, '_> {
             ring.put_ready(turn, chunk);
             drop(lost);
         });
-    }
-}
-
-/// A chunk that a panic has taken along would be waited for for ever.
-struct AbandonOnPanic<'a>(&'a Ring<Box<Chunk>>);
-
-impl Drop for AbandonOnPanic<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.abandon();
-        }
     }
 }
 

@@ -104,3 +104,14 @@ impl<T> Ring<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Held by a worker or the writer: what a panic has taken along would be waited for for ever.
+pub(super) struct AbandonOnPanic<'a, T>(pub &'a Ring<T>);
+
+impl<T> Drop for AbandonOnPanic<'_, T> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.abandon();
+        }
+    }
+}

@@ -90,10 +90,8 @@ impl Work<'_> {
         for row in &chunk.errors {
             current.errors += *row;
         }
-        let write = |bytes: &[u8], offset: u64| {
-            let written = pipeline.output.write_all_at(place.part, bytes, offset);
-            written.map_err(|source| Error::Write { source })
-        };
+        let write =
+            |bytes: &[u8], offset: u64| pipeline.output.write_all_at(place.part, bytes, offset);
         let offset = place.bytes.start + (rows.start * tensor.row_bytes) as u64;
         write(&chunk.out, offset)?;
         let is_last = rows.end == tensor.n_rows;

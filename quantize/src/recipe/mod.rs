@@ -8,6 +8,8 @@ mod measure;
 mod size;
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -79,20 +81,36 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// Saves it; a file that is there is not replaced.
+    /// Saves it; a file that is there is not replaced. It may say the same: a run that is resumed comes here again.
     ///
     /// # Errors
-    /// The system's, or that the file exists.
+    /// The system's, or that the file exists and is another.
     pub fn save(&self, path: &Path) -> Result<(), RecipeError> {
-        let write = || {
-            let mut file = std::fs::File::create_new(path)?;
-            serde_json::to_writer_pretty(&mut file, self)?;
-            std::io::Write::write_all(&mut file, b"\n")?;
-            file.sync_all()
+        let save = || -> io::Result<()> {
+            let mut text = serde_json::to_vec_pretty(self)?;
+            text.push(b'\n');
+            match File::create_new(path) {
+                Ok(file) => write_whole(file, &text).inspect_err(|_| {
+                    // Half a recipe would be in the way of the next run.
+                    let _ = fs::remove_file(path);
+                }),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    match file::read_named(path, MAX_BYTES) {
+                        Ok(there) if there == text => Ok(()),
+                        _ => Err(e),
+                    }
+                }
+                Err(e) => Err(e),
+            }
         };
-        write().map_err(|source| RecipeError::Save {
+        save().map_err(|source| RecipeError::Save {
             path: path.into(),
             source,
         })
     }
+}
+
+fn write_whole(mut file: File, text: &[u8]) -> io::Result<()> {
+    file.write_all(text)?;
+    file.sync_all()
 }

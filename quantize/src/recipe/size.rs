@@ -113,6 +113,8 @@ fn for_budget(
     let q4_k_m = Request {
         file_type: FileType::Q4_K_M,
         recipe: None,
+        // Its matrices may need larger files than those of the recipe.
+        split: None,
         ..request.clone()
     };
     let plan = Plan::new(input, &q4_k_m, imatrix)?;

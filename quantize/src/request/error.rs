@@ -175,6 +175,14 @@ pub enum RequestError {
         /// What it should become.
         target: DType,
     },
+    /// A type for one tensor that ggml has and this program cannot make.
+    #[error("tensor `{tensor}` cannot be quantized to {dtype} here")]
+    Unwritable {
+        /// The tensor.
+        tensor: String,
+        /// The type.
+        dtype: DType,
+    },
     /// A model with rules that are not implemented.
     #[error("{what} cannot be quantized here")]
     UnsupportedModel {
@@ -195,7 +203,7 @@ impl RequestError {
                     None => one_of_writable(),
                 }
             }
-            Self::NoKernel { .. } => one_of_writable(),
+            Self::NoKernel { .. } | Self::Unwritable { .. } => one_of_writable(),
             Self::TensorTypeSyntax { .. } => "for instance attn_v=Q8_0".into(),
             Self::Regex { .. } => {
                 "look-around and backreferences are not supported; `.` matches any character, `\\.` a dot".into()

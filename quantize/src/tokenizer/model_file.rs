@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::TokenizerError;
 use super::protobuf::{Reader, Wire};
-use super::vocabulary::{byte_of, check_text};
+use super::vocabulary::{MAX_TOKENS, byte_of, check_text};
 
 /// A piece's type; the numbers are `ModelProto.SentencePiece.Type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +64,15 @@ impl RawModel {
         while let Some((field, value)) = message.next_field()? {
             match (field, value) {
                 (1, Wire::Bytes(piece)) => {
-                    let piece = parse_piece(file, raw.pieces.len(), piece)?;
-                    raw.pieces.push(piece);
+                    let id = raw.pieces.len();
+                    if id as u64 >= MAX_TOKENS {
+                        return Err(TokenizerError::TooManyTokens {
+                            file: file.to_owned(),
+                            n_tokens: id as u64 + 1,
+                            limit: MAX_TOKENS,
+                        });
+                    }
+                    raw.pieces.push(parse_piece(file, id, piece)?);
                 }
                 (2, Wire::Bytes(spec)) => {
                     trainer_spec = true;

@@ -31,8 +31,26 @@ fn rewritten(source: &Path, path: &Path, change: impl FnOnce(&mut Metadata, &mut
     let gguf = Gguf::new(metadata, specs).unwrap();
     let mut bytes = Vec::new();
     gguf.write_header(&mut bytes).unwrap();
-    bytes.resize(gguf.file_bytes() as usize, 0);
     std::fs::write(path, bytes).unwrap();
+    // Takes no room on the disk.
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.set_len(gguf.file_bytes()).unwrap();
+}
+
+/// The same as another architecture, of which llama.cpp allows any tensors.
+fn as_qwen2(source: &Path, path: &Path, tensor: TensorSpec) {
+    rewritten(source, path, |metadata, specs| {
+        let renamed: Vec<(String, Value)> = metadata
+            .iter()
+            .map(|(key, value)| (key.replace("llama.", "qwen2."), value.clone()))
+            .collect();
+        *metadata = Metadata::new();
+        for (key, value) in renamed {
+            metadata.insert(key, value).unwrap();
+        }
+        metadata.set("general.architecture", "qwen2").unwrap();
+        specs.push(tensor);
+    });
 }
 
 #[test]
@@ -67,22 +85,12 @@ fn a_gguf_model_gives_the_tensors_that_its_checkpoint_gives() {
 fn any_dense_architecture_goes_by_the_names_of_its_tensors() {
     let (checkpoint, full) = with_gguf();
     let other = checkpoint.path().join("qwen2.gguf");
-    rewritten(&full, &other, |metadata, specs| {
-        let renamed: Vec<(String, Value)> = metadata
-            .iter()
-            .map(|(key, value)| (key.replace("llama.", "qwen2."), value.clone()))
-            .collect();
-        *metadata = Metadata::new();
-        for (key, value) in renamed {
-            metadata.insert(key, value).unwrap();
-        }
-        metadata.set("general.architecture", "qwen2").unwrap();
-        specs.push(TensorSpec {
-            name: "blk.0.attn_q.bias".into(),
-            dims: vec![64],
-            dtype: DType::F32,
-        });
-    });
+    let bias = TensorSpec {
+        name: "blk.0.attn_q.bias".into(),
+        dims: vec![64],
+        dtype: DType::F32,
+    };
+    as_qwen2(&full, &other, bias);
     let output = checkpoint.path().join("out.gguf");
     let result = yi_quantize(&[&other, &output, &"Q4_0"]);
     assert!(
@@ -94,6 +102,66 @@ fn any_dense_architecture_goes_by_the_names_of_its_tensors() {
     let dtype = |name| gguf.tensor(name).unwrap().dtype();
     assert_eq!(dtype("blk.0.attn_q.bias"), DType::F32);
     assert_eq!(dtype("blk.0.attn_q.weight"), DType::Q4_0);
+}
+
+#[test]
+fn rows_that_no_memory_would_hold_are_refused_before_any_work() {
+    let (checkpoint, full) = with_gguf();
+    let other = checkpoint.path().join("long.gguf");
+    let long = TensorSpec {
+        name: "blk.0.extra.weight".into(),
+        dims: vec![(1 << 24) + 32, 1],
+        dtype: DType::Q8_0,
+    };
+    as_qwen2(&full, &other, long);
+    let (code, stderr) = failure(&[&other, &"x.gguf", &"Q8_0", &"--dry-run"]);
+    assert_eq!(code, 3);
+    assert!(
+        stderr.contains(
+            "tensor `blk.0.extra.weight`: rows of 16777248 weights, expected at most 16777216\nhint: "
+        ),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn names_of_tensors_are_shown_and_not_obeyed() {
+    let (checkpoint, full) = with_gguf();
+    let other = checkpoint.path().join("escapes.gguf");
+    let spec = TensorSpec {
+        name: "blk.0.\x1b[2J\n.bias".into(),
+        dims: vec![64],
+        dtype: DType::F32,
+    };
+    as_qwen2(&full, &other, spec);
+    let output = checkpoint.path().join("out.gguf");
+    for flags in [&["--dry-run"][..], &[]] {
+        let mut args: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&other, &output, &"Q8_0"];
+        args.extend(flags.iter().map(|flag| flag as &dyn AsRef<std::ffi::OsStr>));
+        let result = yi_quantize(&args);
+        assert!(result.status.success());
+        let shown = String::from_utf8([result.stdout, result.stderr].concat()).unwrap();
+        assert!(shown.contains("blk.0.\\u{1b}[2J\\n.bias"), "{shown}");
+        assert!(!shown.contains('\x1b'), "{shown}");
+    }
+}
+
+#[test]
+fn an_input_that_looks_like_a_leftover_is_kept() {
+    let (_checkpoint, full) = with_gguf();
+    let out = tempfile::tempdir().unwrap();
+    let input = out.path().join(".x.gguf.partial");
+    std::fs::copy(&full, &input).unwrap();
+    let output = out.path().join("x.gguf");
+    for flag in ["--force", "--resume"] {
+        let (code, stderr) = failure(&[&input, &output, &"Q4_0", &flag]);
+        assert_eq!(code, 2);
+        assert!(
+            stderr.contains(".x.gguf.partial: is the input's own"),
+            "{stderr}"
+        );
+        assert_eq!(names_in(out.path()), [".x.gguf.partial"]);
+    }
 }
 
 #[test]
@@ -293,7 +361,8 @@ fn no_file_that_is_read_is_replaced_even_by_force() {
     let split = ["--split-max-size", "1M"];
     let result = yi_quantize(&[&checkpoint.path(), &model, &"BF16", &split[0], &split[1]]);
     assert!(result.status.success());
-    let before = names_in(dir.path());
+    let mut before = names_in(dir.path());
+    before.retain(|name| name.ends_with(".gguf"));
     let first = dir.path().join(&before[0]);
     assert!(before[0].starts_with("m-00001-of-"), "{before:?}");
     // Cut as the input is cut, under the input's name: its own files.

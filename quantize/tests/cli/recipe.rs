@@ -168,3 +168,111 @@ fn a_saved_recipe_is_never_replaced() {
     assert_eq!(fs::read(&recipe).unwrap(), b"mine");
     assert!(!output.exists());
 }
+
+#[test]
+fn a_recipe_that_says_the_same_is_not_in_the_way_of_a_resumed_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (output, recipe) = (dir.path().join("x.gguf"), dir.path().join("r.json"));
+    let recipe = recipe.to_str().unwrap();
+    let args = ["--target-size", "4.5MiB", "--save-recipe", recipe];
+    let first = converted(&output, &args);
+    let saved = fs::read(recipe).unwrap();
+    fs::remove_file(&output).unwrap();
+    let resumed = converted(&output, &[&args[..], &["--resume"]].concat());
+    assert_eq!(first, resumed);
+    assert_eq!(fs::read(recipe).unwrap(), saved);
+}
+
+#[cfg(unix)]
+#[test]
+fn half_a_recipe_is_not_left() {
+    let input = fixture("golden/yi-8layer");
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = dir.path().join("r.json");
+    // Files of a kilobyte at most, where a recipe has two.
+    let result = std::process::Command::new("sh")
+        .args(["-c", "ulimit -f 1; exec \"$0\" \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_yi-quantize"))
+        .args([&input, Path::new("x.gguf")])
+        .args(["--target-size", "5MiB", "--dry-run", "--save-recipe"])
+        .arg(&recipe)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(result.stderr).unwrap();
+    assert_eq!(result.status.code(), Some(4), "{stderr}");
+    assert!(stderr.contains("r.json: "), "{stderr}");
+    assert!(!recipe.exists());
+}
+
+#[test]
+fn what_is_quantized_already_stays_as_it_is_where_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    // A type that is not among those tried, and one that quantizing again changes.
+    for name in ["Q4_1", "Q3_K_S"] {
+        let quantized = dir.path().join(name);
+        converted(&quantized, &[name, "--pure"]);
+        let result = yi_quantize(&[
+            &quantized,
+            &"x.gguf",
+            &"--target-size",
+            &"9MiB",
+            &"--allow-requantize",
+            &"--dry-run",
+            &"--json",
+        ]);
+        let plan: Value = serde_json::from_slice(&result.stdout).unwrap();
+        assert_eq!(plan["prediction"]["mean_relative_error"], 0.0);
+        for tensor in plan["tensors"].as_array().unwrap() {
+            assert_eq!(tensor["type"], tensor["source_dtype"], "{tensor}");
+        }
+    }
+}
+
+#[test]
+fn a_size_with_small_files_asks_nothing_of_q4_k_m() {
+    let input = fixture("golden/yi-8layer");
+    let flags = ["--split-max-size", "0.8M", "--dry-run", "--json"];
+    let plan = |kind: &[&str]| {
+        let mut all: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&input, &"x.gguf"];
+        all.extend(
+            kind.iter()
+                .chain(&flags)
+                .map(|arg| arg as &dyn AsRef<std::ffi::OsStr>),
+        );
+        yi_quantize(&all)
+    };
+    assert_eq!(plan(&["Q4_K_M"]).status.code(), Some(2));
+    let sized = plan(&["--target-size", "3MiB"]);
+    let stderr = String::from_utf8_lossy(&sized.stderr);
+    assert!(sized.status.success(), "{stderr}");
+    let sized: Value = serde_json::from_slice(&sized.stdout).unwrap();
+    assert!(sized["totals"]["n_files"].as_u64().unwrap() > 1);
+    assert!(sized["totals"]["file_bytes"].as_u64().unwrap() <= 3 << 20);
+}
+
+#[test]
+fn a_recipe_with_a_type_that_cannot_be_made_is_refused_before_any_work() {
+    let input = fixture("golden/yi-8layer");
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = dir.path().join("r.json");
+    converted(
+        &dir.path().join("x.gguf"),
+        &[
+            "--target-size",
+            "5MiB",
+            "--save-recipe",
+            recipe.to_str().unwrap(),
+        ],
+    );
+    let mut saved: Value = serde_json::from_slice(&fs::read(&recipe).unwrap()).unwrap();
+    saved["tensors"]["blk.7.attn_q.weight"] = "IQ2_XXS".into();
+    fs::write(&recipe, saved.to_string()).unwrap();
+    let (code, stderr) = failure(&[&input, &"x.gguf", &"--recipe", &recipe, &"--dry-run"]);
+    assert_eq!(code, 2);
+    assert!(
+        stderr.contains(
+            "tensor `blk.7.attn_q.weight` cannot be quantized to IQ2_XXS here\nhint: one of F32,"
+        ),
+        "{stderr}"
+    );
+}

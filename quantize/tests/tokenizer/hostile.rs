@@ -521,6 +521,14 @@ fn added_tokens_that_contradict_the_model() {
 }
 
 #[test]
+fn more_pieces_than_a_gguf_file_has_strings() {
+    // A piece with the text `a`.
+    let piece = [0x0a, 3, 0x0a, 1, b'a'];
+    let model = piece.repeat(yi_gguf::MAX_STRINGS as usize + 1);
+    assert_error!(with_text("tokenizer.model", model), E::TooManyTokens { .. });
+}
+
+#[test]
 fn added_tokens_of_a_tokenizer_json_beside_the_model() {
     let json = r#"{"added_tokens": [{"id": 6, "content": "<|im_end|>"}], "model": {}}"#;
     assert_error!(
