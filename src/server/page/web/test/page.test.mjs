@@ -31,12 +31,15 @@ async function leave(page) {
 const bubbles = (page) => page.locator(".bubble").allTextContents();
 
 /** The next Tab goes to the first element of the page. */
-const fromStart = (page) =>
-  page.evaluate(() => {
+async function fromStart(page) {
+  // Where the page puts the focus once it has read its conversations.
+  await page.waitForFunction(() => document.activeElement.id === "field");
+  await page.evaluate(() => {
     document.body.tabIndex = -1;
     document.body.focus();
     document.body.removeAttribute("tabindex");
   });
+}
 
 async function setField(page, name, value) {
   await page.locator("#open-settings").click();
