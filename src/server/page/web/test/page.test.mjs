@@ -31,15 +31,12 @@ async function leave(page) {
 const bubbles = (page) => page.locator(".bubble").allTextContents();
 
 /** The next Tab goes to the first element of the page. */
-async function fromStart(page) {
-  // Where the page puts the focus once it has read its conversations.
-  await page.waitForFunction(() => document.activeElement.id === "field");
-  await page.evaluate(() => {
+const fromStart = (page) =>
+  page.evaluate(() => {
     document.body.tabIndex = -1;
     document.body.focus();
     document.body.removeAttribute("tabindex");
   });
-}
 
 async function setField(page, name, value) {
   await page.locator("#open-settings").click();
@@ -292,6 +289,8 @@ describe("the keyboard", () => {
 
   test("the link at the start leads to the message field", async () => {
     const page = await visit(demo.url);
+    // Where the page puts the focus once it has read its conversations.
+    await page.waitForFunction(() => document.activeElement.id === "field");
     await fromStart(page);
     await page.keyboard.press("Tab");
     await page.keyboard.press("Enter");
