@@ -141,7 +141,7 @@ impl Plan {
                 Some(Draft::open(path, &context, &taken.unwrap_or_default())?)
             }
             Some(path) => {
-                let why = match args.compute.guesses() {
+                let why = match compute.guesses() {
                     true => "no guess is worth its time for so small a model",
                     false => "--spec-type none turns guessing off",
                 };
