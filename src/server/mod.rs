@@ -194,6 +194,8 @@ impl Server {
         } = self;
         let ended = runtime.block_on(async {
             let signals = Signals::new().map_err(ServerError::System)?;
+            // Before requests, which may ask for other models first.
+            let preloads = app.fleet.start().map_err(ServerError::System)?;
             let router = routes::router(&app);
             let serving = tokio::spawn(listen::serve(
                 listener,
@@ -204,7 +206,6 @@ impl Server {
             tokio::spawn(watch_keys(Arc::clone(&app)));
             tokio::spawn(tidy(Arc::clone(&app)));
             tokio::spawn(notify::keep_alive(Arc::clone(&app)));
-            let preloads = app.fleet.start().map_err(ServerError::System)?;
             wait(signals, &app, tls.as_deref(), all_loaded(preloads)).await?;
             drain(&app, serving).await;
             Ok::<(), Error>(())
