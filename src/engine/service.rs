@@ -75,7 +75,7 @@ pub struct Prepared {
 }
 
 /// What was made of a request's texts: on the caller's thread, so that it holds up nobody's tokens.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Compiled {
     /// The form of the answer.
     pub constraint: Option<Matcher>,
@@ -197,13 +197,51 @@ impl Engine {
     ///
     /// # Errors
     /// See [`EngineError`].
-    pub fn prepare(&self, mut request: Request) -> Result<Prepared, EngineError> {
+    pub fn prepare(&self, request: Request) -> Result<Prepared, EngineError> {
+        self.prepare_as(request, None)
+    }
+
+    /// The same for requests of which each has its own prompt and seed, and all else in common: that is compiled once.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    pub fn prepare_all(
+        &self,
+        requests: impl IntoIterator<Item = Request>,
+    ) -> Result<Vec<Prepared>, EngineError> {
+        let mut all: Vec<Prepared> = Vec::new();
+        for request in requests {
+            let prepared = self.prepare_as(request, all.first())?;
+            all.push(prepared);
+        }
+        Ok(all)
+    }
+
+    fn prepare_as(
+        &self,
+        mut request: Request,
+        first: Option<&Prepared>,
+    ) -> Result<Prepared, EngineError> {
         if matches!(request.overflow, Overflow::Shift { .. }) && !self.can_shift {
             return Err(EngineError::CannotShift);
         }
         let n_dropped = request.cut(self.n_ctx);
         request.check(self.tokenizer.model().n_vocab(), self.n_ctx)?;
-        let compiled = Compiled {
+        let compiled = match first {
+            Some(first) => first.compiled.clone(),
+            None => self.compile(&request)?,
+        };
+        // It may be large, and the request may wait for long.
+        request.constraint = None;
+        Ok(Prepared {
+            request,
+            compiled,
+            n_dropped,
+        })
+    }
+
+    fn compile(&self, request: &Request) -> Result<Compiled, EngineError> {
+        Ok(Compiled {
             constraint: match &request.constraint {
                 Some(constraint) => Some(self.tokenizer.constraints()?.compile(constraint)?),
                 None => None,
@@ -214,11 +252,6 @@ impl Engine {
             } else {
                 Arc::default()
             },
-        };
-        Ok(Prepared {
-            request,
-            compiled,
-            n_dropped,
         })
     }
 

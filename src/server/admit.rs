@@ -2,7 +2,7 @@
 //!
 //! As many requests are in the engine as it has slots; the others wait here. When a slot is free it goes to the
 //! caller who has the fewest running, and among these to the one who was served the longest time ago. One
-//! caller's own requests keep their order.
+//! caller's own requests keep their order. However full the queue is, one request of each caller may wait.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,6 +33,8 @@ struct State {
 #[derive(Debug, Default)]
 struct Caller {
     queue: VecDeque<(u64, oneshot::Sender<Turn>)>,
+    /// Its places that are taken, in its queue or not yet.
+    n_waiting: usize,
     n_running: usize,
     last_served: u64,
 }
@@ -64,7 +66,10 @@ impl Admission {
     pub fn enter(self: &Arc<Self>, caller: &Arc<str>) -> Result<Place, Full> {
         let mut state = self.lock();
         let n_free = self.n_slots.saturating_sub(state.n_running);
-        if state.n_waiting >= self.n_queue + n_free {
+        let is_full = state.n_waiting >= self.n_queue + n_free;
+        let has_none = state.callers.get(caller).is_none_or(|c| c.n_waiting == 0);
+        // Others cannot keep a caller out, unless nobody may wait.
+        if is_full && !(has_none && self.n_queue > 0) {
             let n_before = state.n_waiting.max(1) as f64;
             let wait_s = state.mean_s * n_before / self.n_slots.max(1) as f64;
             return Err(Full {
@@ -74,6 +79,8 @@ impl Admission {
         }
         state.n_waiting += 1;
         state.clock += 1;
+        let of_caller = state.callers.entry(Arc::clone(caller)).or_default();
+        of_caller.n_waiting += 1;
         Ok(Place {
             admission: Arc::clone(self),
             caller: Arc::clone(caller),
@@ -125,6 +132,7 @@ impl Admission {
                 (caller.n_running, caller.last_served, first)
             })?;
         let (_, waiting) = caller.queue.pop_front()?;
+        caller.n_waiting -= 1;
         caller.n_running += 1;
         caller.last_served = clock;
         let name = Arc::clone(name);
@@ -135,14 +143,19 @@ impl Admission {
 }
 
 impl State {
-    /// Forgets a caller who has nothing here.
-    fn tidy(&mut self, caller: &Arc<str>) {
-        if self
-            .callers
-            .get(caller)
-            .is_some_and(|c| c.queue.is_empty() && c.n_running == 0)
-        {
-            self.callers.remove(caller);
+    /// A place is given up.
+    fn leave(&mut self, caller: &Arc<str>) {
+        self.n_waiting -= 1;
+        if let Some(caller) = self.callers.get_mut(caller) {
+            caller.n_waiting -= 1;
+        }
+    }
+
+    /// Forgets callers who have nothing here, but none while somebody waits: whoever came back a moment later would
+    /// be one who was never served, and go before those that have waited all the time.
+    fn tidy(&mut self) {
+        if self.n_waiting == 0 {
+            self.callers.retain(|_, caller| caller.n_running > 0);
         }
     }
 }
@@ -182,19 +195,15 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.admission.lock();
-        if !self.is_queued {
-            state.n_waiting -= 1;
-            return;
-        }
-        // A request that is not in the queue any more has had its turn.
+        // A request that has been in the queue, and is not any more, has had its turn.
         let found = state.callers.get_mut(&self.caller).and_then(|caller| {
             let at = caller.queue.iter().position(|(n, _)| *n == self.number)?;
             caller.queue.remove(at)
         });
-        if found.is_some() {
-            state.n_waiting -= 1;
+        if found.is_some() || !self.is_queued {
+            state.leave(&self.caller);
         }
-        state.tidy(&self.caller);
+        state.tidy();
         // The sender goes after the lock: what it may hold takes the lock itself.
         drop(state);
     }
@@ -221,7 +230,7 @@ impl Drop for Turn {
         } else {
             0.9 * state.mean_s + 0.1 * took_s
         };
-        state.tidy(&self.caller);
+        state.tidy();
         drop(state);
         self.admission.dispatch();
     }
@@ -268,6 +277,62 @@ mod tests {
             assert_eq!(served, ["b", "c", "a", "b", "a", "a", "a"]);
             assert_eq!((admission.n_running(), admission.n_waiting()), (0, 0));
             assert!(admission.lock().callers.is_empty());
+        });
+    }
+
+    #[test]
+    fn callers_who_come_back_at_once_do_not_starve_one_who_waits() {
+        runtime().block_on(async {
+            let admission = Admission::new(1, 100);
+            let running = admission.enter(&caller("c")).unwrap().turn().await;
+            let (done, mut order) = tokio::sync::mpsc::unbounded_channel();
+            for (name, n) in [("a", 10), ("b", 10), ("c", 1)] {
+                let (admission, done) = (Arc::clone(&admission), done.clone());
+                tokio::spawn(async move {
+                    for _ in 0..n {
+                        let turn = admission.enter(&caller(name)).unwrap().turn().await;
+                        done.send(name).unwrap();
+                        tokio::task::yield_now().await;
+                        drop(turn);
+                    }
+                });
+                tokio::task::yield_now().await;
+            }
+            drop((running, done));
+            let mut served = Vec::new();
+            while let Some(name) = order.recv().await {
+                served.push(name);
+            }
+            assert_eq!(served.len(), 21);
+            assert_eq!(served[..3], ["a", "b", "c"]);
+            assert!(admission.lock().callers.is_empty());
+        });
+    }
+
+    #[test]
+    fn a_full_queue_has_a_place_for_a_caller_who_has_none() {
+        runtime().block_on(async {
+            let admission = Admission::new(1, 2);
+            let (a, b) = (caller("a"), caller("b"));
+            let running = admission.enter(&a).unwrap().turn().await;
+            let _all = [(); 2].map(|()| admission.enter(&a).unwrap());
+            assert!(admission.enter(&a).is_err());
+            let of_b = admission.enter(&b).unwrap();
+            assert!(admission.enter(&b).is_err());
+            let _of_c = admission.enter(&caller("c")).unwrap();
+            assert_eq!(admission.n_waiting(), 4);
+            // It waits no longer, so the next one may.
+            drop(of_b);
+            let of_b = admission.enter(&b).unwrap();
+            drop(running);
+            let turn = of_b.turn().await;
+            let _next = admission.enter(&b).unwrap();
+            assert!(admission.enter(&b).is_err());
+            drop(turn);
+            // Where nobody may wait, nobody does.
+            let admission = Admission::new(1, 0);
+            let _running = admission.enter(&a).unwrap().turn().await;
+            assert!(admission.enter(&b).is_err());
         });
     }
 

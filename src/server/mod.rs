@@ -195,6 +195,8 @@ impl Server {
         } = self;
         let ended = runtime.block_on(async {
             let mut signals = Signals::new().map_err(ServerError::System)?;
+            // Before requests, which may ask for other models first.
+            let preloads = app.fleet.start().map_err(ServerError::System)?;
             let router = routes::router(&app);
             let serving = tokio::spawn(listen::serve(
                 listener,
@@ -205,7 +207,6 @@ impl Server {
             tokio::spawn(watch_keys(Arc::clone(&app)));
             tokio::spawn(tidy(Arc::clone(&app)));
             tokio::spawn(notify::keep_alive(Arc::clone(&app)));
-            let preloads = app.fleet.start().map_err(ServerError::System)?;
             wait(&mut signals, &app, tls.as_deref(), all_loaded(preloads)).await?;
             drain(&app, serving, &mut signals).await;
             Ok::<(), Error>(())

@@ -158,9 +158,10 @@ impl Finish {
         }
     }
 
-    /// Follows a response to its last byte.
-    pub fn follow(mut self, response: Response) -> Response {
+    /// Follows a response to its last byte; one to HEAD is over with its head.
+    pub fn follow(mut self, response: Response, is_head: bool) -> Response {
         self.status = Some(response.status());
+        self.is_complete = is_head;
         let error = response.extensions().get::<ApiError>();
         if let Some(error) = error {
             self.record.failed(error);

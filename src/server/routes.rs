@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -117,7 +117,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     Some(
         CorsLayer::new()
             .allow_origin(AllowOrigin::list(origins))
-            .allow_methods([axum::http::Method::GET, axum::http::Method::POST])
+            .allow_methods([Method::GET, Method::POST])
             .allow_headers(headers)
             .expose_headers([HeaderName::from_static("x-request-id")]),
     )
@@ -140,6 +140,7 @@ async fn pass(State(door): State<Door>, request: Request, next: Next) -> Respons
     let id = random_id("req_");
     let record = Arc::new(Record::new(id, endpoint));
     let finish = Finish::new(Arc::clone(&door.app), Arc::clone(&record));
+    let is_head = request.method() == Method::HEAD;
     let answered = match door.check(&request, access, &record) {
         Ok(caller) => {
             run(
@@ -170,7 +171,7 @@ async fn pass(State(door): State<Door>, request: Request, next: Next) -> Respons
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
     );
-    finish.follow(response)
+    finish.follow(response, is_head)
 }
 
 impl Door {

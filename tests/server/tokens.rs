@@ -92,10 +92,36 @@ fn health_properties_and_metrics() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn an_answer_to_head_is_whole_and_recorded_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.jsonl");
+    for sync in ["always", "1"] {
+        let mut server = chatty(&["--audit-log", log.to_str().unwrap(), "--audit-fsync", sync]);
+        let mut client = server.connect();
+        client.send("HEAD", "/v1/models", &[], b"");
+        let head = client.head();
+        assert_eq!(head.status, 200);
+        assert_ne!(head.header("content-length"), Some("0"));
+        drop(client);
+        server.signal("TERM");
+        assert_eq!(server.wait().code(), Some(0));
+    }
+    let records = std::fs::read_to_string(log).unwrap();
+    let outcomes = records.matches("\"outcome\":\"ok\"").count();
+    assert_eq!(outcomes, 2, "{records}");
+}
+
 #[test]
 fn what_is_not_there_is_told_in_the_same_shape() {
     let server = chatty(&[]);
     server.get("/v2/nothing").fails(404, "unknown_url", None);
+    for path in ["/v1/models/%ff", "/v1/models/a%2f%fe"] {
+        let response = server.get(path);
+        assert_eq!(response.status(), 400);
+        assert_eq!(response.json()["error"]["type"], "invalid_request_error");
+    }
     server
         .get("/v1/chat/completions")
         .fails(405, "method_not_allowed", None);

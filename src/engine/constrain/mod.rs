@@ -174,6 +174,16 @@ pub struct Matcher {
     vocabulary: Arc<Vocabulary>,
 }
 
+impl Clone for Matcher {
+    /// The same state, which goes on by itself: what llguidance shares between its own clones has a lock.
+    fn clone(&self) -> Self {
+        Matcher {
+            matcher: self.matcher.deep_clone(),
+            vocabulary: Arc::clone(&self.vocabulary),
+        }
+    }
+}
+
 impl std::fmt::Debug for Matcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Matcher").finish_non_exhaustive()

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
@@ -26,8 +27,9 @@ pub async fn list(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> 
 /// One of them.
 pub async fn retrieve(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
+    let Path(name) = name.map_err(|error| ApiError::malformed(error.body_text()))?;
     let at = app.fleet.find(Some(&name))?;
     let fleet = Arc::clone(&app.fleet);
     blocking(move || Ok(Json(describe(&fleet, at, &fleet.standing()[at])))).await
