@@ -117,7 +117,8 @@ impl Embedder {
         Ok(vectors)
     }
 
-    fn check(&self, input: &[TokenId]) -> Result<(), EngineError> {
+    /// Refuses an input that cannot be computed.
+    pub(crate) fn check(&self, input: &[TokenId]) -> Result<(), EngineError> {
         let n_vocab = self.context.model().n_vocab();
         let in_vocabulary = |&&token: &&TokenId| usize::try_from(token).is_ok_and(|t| t < n_vocab);
         if input.is_empty() {

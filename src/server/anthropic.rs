@@ -9,21 +9,21 @@ use super::app::{Served, random_id};
 use super::body::JsonBody;
 use super::converse::{Conversation, Ending, Said, Speech};
 use super::fleet::Lease;
-use super::generate::{Answers, Asked};
+use super::generate::{Answers, Asked, Requests};
 use super::json::{Fields, wrong};
 use super::openai::options::{self, Options};
 use super::openai::tools;
 use super::sse::{self, Events};
 use super::tools::{Tool, ToolChoice, Tools};
 use crate::engine::template::{Message, Role};
-use crate::engine::{Prepared, Stats, StopReason};
+use crate::engine::{Stats, StopReason};
 
 /// Answers a conversation.
 pub async fn create(
     Extension(asked): Extension<Asked>,
-    JsonBody(fields): JsonBody,
+    body: JsonBody,
 ) -> Result<Response, ApiError> {
-    let (answers, reply) = Answers::begin(&asked, fields, prepare).await?;
+    let (answers, reply) = Answers::begin(&asked, body, prepare).await?;
     let speech = Speech::new(answers, 1, reply.tools.as_ref());
     if reply.stream {
         return Ok(sse::response(|events| stream(asked, reply, speech, events)));
@@ -44,7 +44,7 @@ fn prepare(
     asked: &Asked,
     model: &Lease,
     mut fields: Fields,
-) -> Result<(Vec<Prepared>, Reply), ApiError> {
+) -> Result<(Requests, Reply), ApiError> {
     let max_tokens = fields.count("max_tokens", 1)?;
     let max_tokens = fields.require("max_tokens", max_tokens)?;
     let mut messages = Vec::new();

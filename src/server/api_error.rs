@@ -182,6 +182,18 @@ impl ApiError {
         .after(retry_after_s)
     }
 
+    /// More tokens than one request of the key may have, prompts and answers together.
+    pub fn over_context(n_prompt: usize, n_answers: usize, most: usize) -> Self {
+        let more = match n_answers {
+            0 => String::new(),
+            n => format!(" and {n} more are asked for"),
+        };
+        let message = format!(
+            "the prompt has {n_prompt} tokens{more}; the key may use {most} tokens in a request (context_length_exceeded)"
+        );
+        Self::malformed(message).code("context_length_exceeded")
+    }
+
     /// The key has used up what it may.
     pub fn rate_limited(message: impl Into<String>, retry_after_s: u64) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "requests", message)
@@ -194,6 +206,12 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message)
             .code(code)
             .after(retry_after_s)
+    }
+
+    /// Other large bodies have the memory there is for them.
+    pub fn no_room() -> Self {
+        let message = "too many large bodies have come at once";
+        Self::unavailable(message, "queue_timeout", 5)
     }
 
     /// A fault of the server.

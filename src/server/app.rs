@@ -1,9 +1,9 @@
 //! What all requests share.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 use super::access::Caller;
 use super::access::guard::Guard;
@@ -33,25 +33,28 @@ pub struct Served {
     pub n_parallel: usize,
     /// The file's SHA-256, where the audit log wants it.
     pub sha256: Option<String>,
-    /// For vectors, where they are wanted.
-    pub embedder: Option<Mutex<Embedder>>,
+    /// For vectors, where they are wanted. Whoever waits for it keeps no thread.
+    pub embedder: Option<Arc<Mutex<Embedder>>>,
     /// How the chat template writes calls of tools, where it has a place for tools.
     pub calls: Option<CallFormat>,
 }
 
 impl Served {
-    /// The most tokens of an answer: as asked for, or as many as a slot's share of the context leaves.
+    /// The most tokens of each answer: as asked for, or as many as a slot's share of the context leaves. `prompts`:
+    /// how many tokens each prompt has, of which each gets `n` answers.
     ///
     /// # Errors
-    /// When prompt and answer do not fit; nothing is cut in silence.
+    /// When a prompt and its answer do not fit, or all together are more than the key may use; nothing is cut in
+    /// silence.
     pub fn n_predict(
         &self,
         asked: Option<usize>,
-        n_prompt: usize,
+        prompts: &[usize],
+        n: usize,
         caller: &Caller,
     ) -> Result<usize, ApiError> {
-        let most = caller.limits.context.map_or(usize::MAX, |n| n as usize);
-        let n_ctx = self.card.n_ctx.min(most);
+        let n_ctx = self.card.n_ctx;
+        let n_prompt = prompts.iter().copied().max().unwrap_or(0);
         let too_long = || EngineError::ContextLengthExceeded {
             n_prompt,
             n_predict: asked,
@@ -61,10 +64,14 @@ impl Served {
             return Err(too_long().into());
         }
         let room = n_ctx - n_prompt;
+        if asked.is_some_and(|n| n > room + 1) {
+            return Err(too_long().into());
+        }
+        let most = caller.answer_tokens(prompts.iter().sum(), prompts.len() * n, asked)?;
         match asked {
-            Some(n) if n > room + 1 => Err(too_long().into()),
             Some(n) => Ok(n),
             None => {
+                let room = room.min(most);
                 let share = self.engine.n_ctx() / self.n_parallel;
                 Ok(match share.checked_sub(n_prompt) {
                     Some(left) if left > 0 => left.min(room),
@@ -105,8 +112,10 @@ pub struct App {
     pub fleet: Arc<Fleet>,
     pub metrics: Metrics,
     pub audit: Option<Audit>,
-    /// Room for bodies that are being read, in KiB.
+    /// Room for large bodies that are being read, in KiB.
     pub bodies: Arc<Semaphore>,
+    /// Room for large bodies that are being parsed, in KiB.
+    pub parsed: Arc<Semaphore>,
     pub phase: watch::Sender<Phase>,
     /// Names that the Host header may have; `None` = any.
     pub hosts: Option<Vec<String>>,
@@ -120,7 +129,8 @@ impl App {
         hosts: Option<Vec<String>>,
         fleet: Arc<Fleet>,
     ) -> Self {
-        let room_kib = BODIES_AT_ONCE * settings.bounds.body_bytes.div_ceil(1024);
+        let body_kib = settings.bounds.body_bytes.div_ceil(1024);
+        let room = |n_kib: usize| Arc::new(Semaphore::new(n_kib.min(Semaphore::MAX_PERMITS)));
         let names = fleet.models().iter().map(|model| model.offer.id.clone());
         App {
             metrics: Metrics::new(names),
@@ -129,7 +139,8 @@ impl App {
             meter: Arc::default(),
             fleet,
             audit,
-            bodies: Arc::new(Semaphore::new(room_kib.min(Semaphore::MAX_PERMITS))),
+            bodies: room(BODIES_AT_ONCE.saturating_mul(body_kib)),
+            parsed: room(body_kib),
             phase: watch::Sender::new(Phase::Open),
             hosts,
         }
@@ -148,6 +159,21 @@ impl App {
     pub fn is_idle(&self) -> bool {
         let mut models = self.fleet.models().iter().map(|model| &model.admission);
         models.all(|admission| admission.n_running() + admission.n_waiting() == 0)
+    }
+
+    /// Refuses more answers than could ever have places at once: `n` to each prompt.
+    pub fn check_places(&self, model: &Served, n_prompts: usize, n: usize) -> Result<(), ApiError> {
+        let most = self.settings.n_queue + model.n_parallel;
+        if n_prompts * n <= most {
+            return Ok(());
+        }
+        let (param, what) = match n {
+            1 => ("prompt", format!("prompt has {n_prompts} texts")),
+            n if n_prompts == 1 => ("n", format!("n is {n}")),
+            n => ("n", format!("n is {n} for each of {n_prompts} prompts")),
+        };
+        let message = format!("{what}; there is room for {most} answers at once");
+        Err(ApiError::invalid(param, message))
     }
 
     /// Takes a place in the queue of a model.

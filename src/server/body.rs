@@ -1,19 +1,34 @@
 //! A request's body: JSON of bounded size that arrives in bounded time.
+//!
+//! As values it may take a hundred times as much memory as it has bytes. So it waits for its model as bytes, is parsed
+//! where it is read, and large ones are parsed one after the other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use futures_util::StreamExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::api_error::ApiError;
 use super::app::App;
 use super::json::Fields;
+use super::tokens::blocking;
 
-/// The body's fields.
+/// So many bytes of a body need no room: who sends little waits for nobody who sends much, or slowly.
+const SMALL_BYTES: usize = 64 << 10;
+
+/// A body that is JSON, an object.
 #[derive(Debug)]
-pub struct JsonBody(pub Fields);
+pub struct JsonBody {
+    app: Arc<App>,
+    json: Bytes,
+    /// The field `model`.
+    pub model: Option<String>,
+}
 
 impl FromRequest<Arc<App>> for JsonBody {
     type Rejection = ApiError;
@@ -24,16 +39,54 @@ impl FromRequest<Arc<App>> for JsonBody {
         if !is_json(&parts.headers) {
             return Err(ApiError::media_type());
         }
-        let bounds = &app.settings.bounds;
-        let read = read(body, &parts.headers, app);
-        let bytes = match tokio::time::timeout(bounds.body_time, read).await {
-            Ok(read) => read?,
-            Err(_) => return Err(ApiError::slow_body()),
+        let json = Bytes::from(receive(body, &parts.headers, app).await?);
+        let model = if json.len() <= SMALL_BYTES {
+            fields(&json)?.string("model")?
+        } else {
+            parse(app, json.clone(), |mut fields| fields.string("model")).await?
         };
-        let value = serde_json::from_slice(&bytes)
-            .map_err(|error| ApiError::malformed(format!("the body is no JSON: {error}")))?;
-        Ok(JsonBody(Fields::body(value)?))
+        Ok(JsonBody {
+            app: Arc::clone(app),
+            json,
+            model,
+        })
     }
+}
+
+impl JsonBody {
+    /// Has `work` read the fields. It may take a while, and its thread is one for that.
+    ///
+    /// # Errors
+    /// What `work` says, or that there is no room.
+    pub async fn read<T: Send + 'static>(
+        self,
+        work: impl FnOnce(Fields) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        parse(&self.app, self.json, work).await
+    }
+}
+
+async fn parse<T: Send + 'static>(
+    app: &App,
+    json: Bytes,
+    work: impl FnOnce(Fields) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let time = app.settings.bounds.queue_time;
+    let room = room(&app.parsed, json.len(), time).await?;
+    blocking(move || {
+        // The values are gone before it is.
+        let _room = room;
+        let fields = fields(&json)?;
+        drop(json);
+        work(fields)
+    })
+    .await
+}
+
+fn fields(json: &[u8]) -> Result<Fields, ApiError> {
+    let value = serde_json::from_slice(json)
+        .map_err(|error| ApiError::malformed(format!("the body is no JSON: {error}")))?;
+    Fields::body(value)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -44,28 +97,53 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.eq_ignore_ascii_case("application/json")
 }
 
-async fn read(body: Body, headers: &HeaderMap, app: &App) -> Result<Vec<u8>, ApiError> {
+/// Waits for room for a body, where it is not small.
+async fn room(
+    all: &Arc<Semaphore>,
+    n_bytes: usize,
+    time: Duration,
+) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+    if n_bytes <= SMALL_BYTES {
+        return Ok(None);
+    }
+    let n_kib = u32::try_from(n_bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+    match timeout(time, Arc::clone(all).acquire_many_owned(n_kib)).await {
+        Ok(Ok(permit)) => Ok(Some(permit)),
+        Ok(Err(closed)) => Err(ApiError::internal(closed.to_string())),
+        Err(_) => Err(ApiError::no_room()),
+    }
+}
+
+async fn receive(body: Body, headers: &HeaderMap, app: &App) -> Result<Vec<u8>, ApiError> {
     let max_bytes = app.settings.bounds.body_bytes;
+    let time = app.settings.bounds.body_time;
     let told = headers.get(header::CONTENT_LENGTH);
     let told = told.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if told.is_some_and(|n| n > max_bytes) {
         return Err(ApiError::too_large(max_bytes));
     }
-    // Large bodies wait for each other.
-    let n_kib = u32::try_from(told.unwrap_or(max_bytes).div_ceil(1024)).unwrap_or(u32::MAX);
-    let _room = app
-        .bodies
-        .acquire_many(n_kib)
-        .await
-        .map_err(|error| ApiError::internal(error.to_string()))?;
-    let mut bytes = Vec::with_capacity(told.unwrap_or(0));
+    let mut deadline = Instant::now() + time;
+    let mut permit = None;
+    let mut bytes = Vec::with_capacity(told.unwrap_or(0).min(SMALL_BYTES));
     let mut chunks = body.into_data_stream();
-    while let Some(chunk) = chunks.next().await {
+    loop {
+        let chunk = match timeout_at(deadline, chunks.next()).await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => return Ok(bytes),
+            Err(_) => return Err(ApiError::slow_body()),
+        };
         let chunk = chunk.map_err(|_| ApiError::malformed("the body ends before its last byte"))?;
-        if bytes.len() + chunk.len() > max_bytes {
+        let n_bytes = bytes.len() + chunk.len();
+        if n_bytes > max_bytes {
             return Err(ApiError::too_large(max_bytes));
+        }
+        if permit.is_none() && n_bytes > SMALL_BYTES {
+            // Only who sends has room, and that it had to wait for it is not its fault.
+            let since = Instant::now();
+            permit = room(&app.bodies, told.unwrap_or(max_bytes), time).await?;
+            deadline += since.elapsed();
+            bytes.reserve_exact(told.unwrap_or(0).saturating_sub(bytes.len()));
         }
         bytes.extend_from_slice(&chunk);
     }
-    Ok(bytes)
 }

@@ -6,12 +6,12 @@ use std::collections::VecDeque;
 use super::api_error::ApiError;
 use super::app::Served;
 use super::audit::digest::Digests;
-use super::generate::{Answers, Asked};
+use super::generate::{Answers, Asked, Requests};
 use super::openai::messages;
 use super::openai::options::Options;
 use super::tools::{CallReader, Part, Tools};
 use crate::engine::template::Message;
-use crate::engine::{Event, Finished, Prepared, StopReason, TokenLogprobs};
+use crate::engine::{Event, Finished, StopReason, TokenLogprobs};
 
 /// What is asked for.
 #[derive(Debug)]
@@ -27,13 +27,15 @@ pub struct Conversation {
 
 impl Conversation {
     /// Renders the messages and prepares a request for each choice.
-    pub fn prepare(&self, asked: &Asked, model: &Served) -> Result<Vec<Prepared>, ApiError> {
+    pub fn prepare(&self, asked: &Asked, model: &Served) -> Result<Requests, ApiError> {
         let Asked {
             app,
             caller,
             record,
         } = asked;
         let template = messages::template(model)?;
+        let n = self.options.n;
+        app.check_places(model, 1, n)?;
         let tools = self.tools.as_ref();
         if tools.is_some() && self.options.constraint.is_some() {
             let message = "tools and response_format exclude each other";
@@ -45,24 +47,24 @@ impl Conversation {
             record.set_digests(Digests::new(salt, &rendered.text));
         }
         let prompt = model.engine.tokenizer().encode_rendered(&rendered)?;
-        let n_predict = model.n_predict(self.max_tokens, prompt.len(), caller)?;
+        let n_predict = model.n_predict(self.max_tokens, &[prompt.len()], n, caller)?;
         let constraint = tools.map(Tools::constraint);
-        (0..self.options.n)
-            .map(|i| {
-                let mut request = self
-                    .options
-                    .request(prompt.clone(), n_predict, &caller.id, i);
-                request.logprobs = self.logprobs;
-                if let Some(constraint) = &constraint {
-                    request.constraint = Some(constraint.clone());
-                }
-                let prepared = model.engine.prepare(request);
-                prepared.map_err(|error| match tools {
-                    Some(_) => ApiError::from(error).about("response_format", "tools"),
-                    None => error.into(),
-                })
-            })
-            .collect()
+        let requests = (0..n).map(|i| {
+            let mut request = self
+                .options
+                .request(prompt.clone(), n_predict, &caller.id, i);
+            request.logprobs = self.logprobs;
+            if let Some(constraint) = &constraint {
+                request.constraint = Some(constraint.clone());
+            }
+            request
+        });
+        let all = model.engine.prepare_all(requests);
+        let all = all.map_err(|error| match tools {
+            Some(_) => ApiError::from(error).about("response_format", "tools"),
+            None => error.into(),
+        })?;
+        Ok(Requests { all, n })
     }
 }
 

@@ -1,7 +1,7 @@
 //! `/v1/embeddings`.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 use super::api_error::ApiError;
 use super::app::Served;
@@ -18,7 +19,7 @@ use super::generate::{Admitted, Asked};
 use super::openai::completions::prompts;
 use super::record::Record;
 use super::tokens::blocking;
-use crate::engine::{Embedder, Normalization, Stats};
+use crate::engine::{Embedder, EngineError, Normalization, Stats};
 use crate::llama::TokenId;
 
 /// The most texts of one request, as with OpenAI.
@@ -45,24 +46,20 @@ impl Drop for Left {
 /// Texts as vectors of length 1.
 pub async fn create(
     Extension(asked): Extension<Asked>,
-    JsonBody(mut fields): JsonBody,
+    body: JsonBody,
 ) -> Result<Response, ApiError> {
-    let admitted = asked.admit_if(&mut fields, has_vectors).await?;
+    let admitted = asked.admit_if(&body, has_vectors).await?;
     let Admitted {
         place,
         model,
         waited,
     } = admitted;
     let reader = model.clone();
-    let (inputs, as_base64) = blocking(move || {
-        let embedder = embedder(&reader)?;
+    let read = body.read(move |mut fields| {
         let formats = [("float", false), ("base64", true)];
         let as_base64 = fields.choice("encoding_format", &formats)?;
         let prompts = prompts(&mut fields, "input", &reader, MAX_INPUTS)?;
-        let n_embd = embedder
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .n_embd();
+        let n_embd = reader.engine.tokenizer().model().n_embd_out();
         if let Some(n) = fields.count("dimensions", 1)?
             && n != n_embd
         {
@@ -71,19 +68,35 @@ pub async fn create(
         }
         let inputs: Vec<Vec<TokenId>> = prompts.into_iter().map(|p| p.tokens).collect();
         Ok((inputs, as_base64.unwrap_or(false)))
-    })
-    .await?;
+    });
+    let (inputs, as_base64) = read.await?;
     let n_tokens: usize = inputs.iter().map(Vec::len).sum();
-    if let Some(running) = asked.record.running() {
-        running.charge_prompt(n_tokens)?;
-    }
+    asked.caller.answer_tokens(n_tokens, 0, Some(0))?;
+    let charge = asked.charge_prompt(n_tokens);
+    let mut charge = charge.map_err(|error| error.about("messages", "input"))?;
     // It shares the processors with the answers, so it waits for its turn as they do.
-    let _turn = asked.in_time(waited, place.turn()).await?;
+    let embedder = embedder(&model)?;
+    let turn = async { (place.turn().await, embedder.lock_owned().await) };
+    let (turn, mut embedder) = asked.in_time(waited, turn).await?;
+    for input in &inputs {
+        embedder.check(input).map_err(about_input)?;
+    }
+    // What has begun counts, also when the client leaves in the middle.
+    count(&asked.record, n_tokens);
+    if let Some(charge) = &mut charge {
+        charge.used(n_tokens);
+    }
     let gone = Arc::new(AtomicBool::new(false));
     let _left = Left(Arc::clone(&gone));
     let computing = model.clone();
-    let vectors = blocking(move || embed(&computing, &inputs, &gone)).await?;
-    count(&asked.record, n_tokens);
+    let vectors = blocking(move || {
+        // A client that leaves does not end this at once: until then the model stays, and its slot is taken.
+        let _held = (turn, computing);
+        let vectors = embed(&mut embedder, &inputs, &gone);
+        drop(embedder);
+        vectors
+    })
+    .await?;
     let data: Vec<Embedding> = vectors
         .into_iter()
         .enumerate()
@@ -122,25 +135,27 @@ fn has_vectors(offer: &Offer) -> Result<(), ApiError> {
     }
 }
 
-fn embedder(model: &Served) -> Result<&Mutex<Embedder>, ApiError> {
-    let embedder = model.embedder.as_ref();
+fn embedder(model: &Served) -> Result<Arc<Mutex<Embedder>>, ApiError> {
+    let embedder = model.embedder.clone();
     embedder.ok_or_else(|| ApiError::internal("there is no embedder"))
 }
 
+fn about_input(error: EngineError) -> ApiError {
+    ApiError::from(error).about("prompt", "input")
+}
+
 fn embed(
-    model: &Served,
+    embedder: &mut Embedder,
     inputs: &[Vec<TokenId>],
     gone: &AtomicBool,
 ) -> Result<Vec<Vec<f32>>, ApiError> {
-    let embedder = embedder(model)?;
-    let mut embedder = embedder.lock().unwrap_or_else(PoisonError::into_inner);
     let mut vectors = Vec::with_capacity(inputs.len());
     for chunk in inputs.chunks(INPUTS_AT_ONCE) {
         if gone.load(Ordering::Relaxed) {
             return Err(ApiError::internal("the client has left"));
         }
         let embedded = embedder.embed(chunk, Normalization::Euclidean);
-        vectors.extend(embedded.map_err(|error| ApiError::from(error).about("prompt", "input"))?);
+        vectors.extend(embedded.map_err(about_input)?);
     }
     Ok(vectors)
 }

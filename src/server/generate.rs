@@ -6,13 +6,14 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::access::Caller;
+use super::access::limits::Charge;
 use super::admit::{Place, Turn};
 use super::api_error::ApiError;
 use super::app::{App, Phase, reached};
+use super::body::JsonBody;
 use super::fleet::{Lease, Offer};
 use super::json::Fields;
 use super::record::Record;
-use super::tokens::blocking;
 use crate::engine::{Answer, Event, Finished, Piece, Prepared, Stats, StopReason};
 
 /// What every handler needs to know of a request.
@@ -33,12 +34,12 @@ pub struct Admitted {
 }
 
 impl Asked {
-    /// Takes the field `model`, a place in that model's queue, and waits until the model is loaded.
+    /// Takes a place in the queue of the body's model, and waits until the model is loaded.
     ///
     /// # Errors
     /// When there is no such model, no room in its queue, it cannot be loaded, or that takes too long.
-    pub async fn admit(&self, fields: &mut Fields) -> Result<Admitted, ApiError> {
-        self.admit_if(fields, |_| Ok(())).await
+    pub async fn admit(&self, body: &JsonBody) -> Result<Admitted, ApiError> {
+        self.admit_if(body, |_| Ok(())).await
     }
 
     /// The same, unless `check` refuses the model.
@@ -47,10 +48,10 @@ impl Asked {
     /// Also what `check` says.
     pub async fn admit_if(
         &self,
-        fields: &mut Fields,
+        body: &JsonBody,
         check: impl FnOnce(&Offer) -> Result<(), ApiError>,
     ) -> Result<Admitted, ApiError> {
-        let at = self.app.fleet.find(fields.string("model")?.as_deref())?;
+        let at = self.app.fleet.find(body.model.as_deref())?;
         let offer = &self.app.fleet.models()[at].offer;
         self.record.set_model(&offer.id, None);
         check(offer)?;
@@ -70,8 +71,19 @@ impl Asked {
     ///
     /// # Errors
     /// See [`Asked::admit`].
-    pub async fn model(&self, fields: &mut Fields) -> Result<Lease, ApiError> {
-        Ok(self.admit(fields).await?.model)
+    pub async fn model(&self, body: &JsonBody) -> Result<Lease, ApiError> {
+        Ok(self.admit(body).await?.model)
+    }
+
+    /// Charges the tokens of all prompts to the key; those that are not computed are given back.
+    ///
+    /// # Errors
+    /// When the key may not use so many now, or ever.
+    pub fn charge_prompt(&self, n_tokens: usize) -> Result<Option<Charge>, ApiError> {
+        let running = self.record.running();
+        running
+            .map(|running| running.charge_prompt(n_tokens))
+            .transpose()
     }
 
     /// Waits for something, but no longer than a request may wait, of which `waited` has passed.
@@ -97,9 +109,19 @@ impl Asked {
     }
 }
 
+/// What is asked of the engine: `n` answers to each prompt, one prompt after the other.
+pub struct Requests {
+    pub all: Vec<Prepared>,
+    pub n: usize,
+}
+
 /// The answers to one HTTP request: one for each prompt and choice.
 pub struct Answers {
     all: Vec<Choice>,
+    /// Answers to each prompt.
+    n: usize,
+    asked: Asked,
+    charge: Option<Charge>,
     /// Where to look first, so that none is always the last.
     turn: usize,
 }
@@ -118,7 +140,7 @@ enum State {
     Ended,
 }
 
-/// What an answer has taken so far; it counts however the answer ends.
+/// What an answer has taken so far.
 struct Tally {
     asked: Asked,
     model: Lease,
@@ -126,12 +148,24 @@ struct Tally {
     has_started: bool,
 }
 
-impl Drop for Tally {
+impl Drop for Answers {
+    /// What the answers have taken counts however they end. A prompt counts once, as in the usage that the client is
+    /// told, and not at all where no answer to it has begun.
     fn drop(&mut self) {
-        if self.has_started {
-            self.asked.record.add(&self.stats);
-            if let Some(running) = self.asked.record.running() {
-                running.charge(self.stats.n_generated);
+        for choices in self.all.chunks(self.n.max(1)) {
+            let tallies = choices.iter().map(|choice| &choice.tally);
+            for (i, tally) in tallies.filter(|tally| tally.has_started).enumerate() {
+                let mut stats = tally.stats;
+                if i > 0 {
+                    (stats.n_prompt, stats.n_cached) = (0, 0);
+                }
+                if let Some(charge) = &mut self.charge {
+                    charge.used(stats.n_prompt);
+                }
+                self.asked.record.add(&stats);
+                if let Some(running) = self.asked.record.running() {
+                    running.charge(stats.n_generated);
+                }
             }
         }
     }
@@ -145,14 +179,13 @@ impl Answers {
     /// When there is no room in the queue, the fields are wrong, or the engine refuses.
     pub async fn begin<R: Send + 'static>(
         asked: &Asked,
-        mut fields: Fields,
-        prepare: impl FnOnce(&Asked, &Lease, Fields) -> Result<(Vec<Prepared>, R), ApiError>
-        + Send
-        + 'static,
+        body: JsonBody,
+        prepare: impl FnOnce(&Asked, &Lease, Fields) -> Result<(Requests, R), ApiError> + Send + 'static,
     ) -> Result<(Self, R), ApiError> {
-        let admitted = asked.admit(&mut fields).await?;
+        let admitted = asked.admit(&body).await?;
         let (asker, model) = (asked.clone(), admitted.model.clone());
-        let (requests, reply) = blocking(move || prepare(&asker, &model, fields)).await?;
+        let prepared = body.read(move |fields| prepare(&asker, &model, fields));
+        let (requests, reply) = prepared.await?;
         let mut answers = Self::start(asked, admitted, requests)?;
         answers.begun().await?;
         Ok((answers, reply))
@@ -162,21 +195,20 @@ impl Answers {
     ///
     /// # Errors
     /// At once, when there is no room for all of them in the queue, or the key's tokens are used up.
-    fn start(asked: &Asked, admitted: Admitted, requests: Vec<Prepared>) -> Result<Self, ApiError> {
+    fn start(asked: &Asked, admitted: Admitted, requests: Requests) -> Result<Self, ApiError> {
         let Admitted {
             place,
             model,
             waited,
         } = admitted;
-        let n_tokens = requests.iter().map(Prepared::n_prompt).sum();
-        if let Some(running) = asked.record.running() {
-            running.charge_prompt(n_tokens)?;
-        }
+        let Requests { all, n } = requests;
         let mut places = vec![place];
         let at = model.at();
-        while places.len() < requests.len() {
+        while places.len() < all.len() {
             places.push(asked.app.enter(at, &asked.caller)?);
         }
+        let prompts = all.iter().step_by(n.max(1));
+        let charge = asked.charge_prompt(prompts.map(Prepared::n_prompt).sum())?;
         let choice = |(place, request): (Place, Prepared)| Choice {
             tally: Tally {
                 stats: Stats {
@@ -196,7 +228,10 @@ impl Answers {
             ))),
         };
         Ok(Answers {
-            all: places.into_iter().zip(requests).map(choice).collect(),
+            all: places.into_iter().zip(all).map(choice).collect(),
+            n,
+            asked: asked.clone(),
+            charge,
             turn: 0,
         })
     }
@@ -241,7 +276,9 @@ impl Answers {
         })
         .await;
         if matches!(next, Some(Err(_))) {
-            self.all.clear();
+            for choice in &mut self.all {
+                choice.state = State::Ended;
+            }
         }
         next
     }

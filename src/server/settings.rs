@@ -108,7 +108,7 @@ impl Default for Bounds {
 pub const MAX_HEAD_BYTES: usize = 32 << 10;
 /// The most headers of a request.
 pub const MAX_HEADERS: usize = 100;
-/// Bodies that are read at the same time may have so many bytes together, as a multiple of the largest one.
+/// Large bodies that are read at the same time may have so many bytes together, as a multiple of the largest one.
 pub const BODIES_AT_ONCE: usize = 8;
 
 impl Address {

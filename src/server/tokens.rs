@@ -13,15 +13,15 @@ use crate::llama::TokenId;
 /// Tokens of a text.
 pub async fn tokenize(
     Extension(asked): Extension<Asked>,
-    JsonBody(mut fields): JsonBody,
+    body: JsonBody,
 ) -> Result<Json<Value>, ApiError> {
-    let content = fields.string("content")?;
-    let content = fields.require("content", content)?;
-    let add_special = fields.bool("add_special")?.unwrap_or(false);
-    let parse_special = fields.bool("parse_special")?.unwrap_or(true);
-    let with_pieces = fields.bool("with_pieces")?.unwrap_or(false);
-    let model = asked.model(&mut fields).await?;
-    blocking(move || {
+    let model = asked.model(&body).await?;
+    body.read(move |mut fields| {
+        let content = fields.string("content")?;
+        let content = fields.require("content", content)?;
+        let add_special = fields.bool("add_special")?.unwrap_or(false);
+        let parse_special = fields.bool("parse_special")?.unwrap_or(true);
+        let with_pieces = fields.bool("with_pieces")?.unwrap_or(false);
         let tokenizer = model.engine.tokenizer();
         let tokens = if parse_special {
             tokenizer.encode_with_special(&content, add_special)?
@@ -48,12 +48,12 @@ pub async fn tokenize(
 /// The text of tokens.
 pub async fn detokenize(
     Extension(asked): Extension<Asked>,
-    JsonBody(mut fields): JsonBody,
+    body: JsonBody,
 ) -> Result<Json<Value>, ApiError> {
-    let tokens = fields.array("tokens")?;
-    let tokens = read_tokens(fields.require("tokens", tokens)?, "tokens")?;
-    let model = asked.model(&mut fields).await?;
-    blocking(move || {
+    let model = asked.model(&body).await?;
+    body.read(move |mut fields| {
+        let tokens = fields.array("tokens")?;
+        let tokens = read_tokens(fields.require("tokens", tokens)?, "tokens")?;
         let tokenizer = model.engine.tokenizer();
         let n_vocab = tokenizer.model().n_vocab();
         let mut bytes = Vec::new();
@@ -72,12 +72,12 @@ pub async fn detokenize(
 /// What the model would see of a conversation.
 pub async fn apply_template(
     Extension(asked): Extension<Asked>,
-    JsonBody(mut fields): JsonBody,
+    body: JsonBody,
 ) -> Result<Json<Value>, ApiError> {
-    let messages = messages::read(&mut fields)?;
-    let add = fields.bool("add_generation_prompt")?.unwrap_or(true);
-    let model = asked.model(&mut fields).await?;
-    blocking(move || {
+    let model = asked.model(&body).await?;
+    body.read(move |mut fields| {
+        let messages = messages::read(&mut fields)?;
+        let add = fields.bool("add_generation_prompt")?.unwrap_or(true);
         let template = messages::template(&model)?;
         let rendered = template.render(&messages, add)?;
         Ok(Json(json!({"prompt": rendered.text})))

@@ -361,6 +361,116 @@ fn limits_of_a_key_are_its_own() {
 }
 
 #[test]
+fn tokens_are_charged_as_the_client_is_told_and_only_for_what_is_computed() {
+    let keys = Keys::new();
+    let other = keys.add(&["other"]);
+    let admin = keys.add(&["admin", "--scope", "admin"]);
+    let budget = [
+        "--tokens-per-minute",
+        "100",
+        "--scope",
+        "chat",
+        "--scope",
+        "embeddings",
+    ];
+    let key = keys.add(&[&["some"][..], &budget].concat());
+    let server = keys.serve(&[
+        "-np",
+        "1",
+        "--queue",
+        "4",
+        "--queue-timeout",
+        "0.5",
+        "-c",
+        "65536",
+        "--embeddings",
+    ]);
+    let ask = |path: &str, body: Value| {
+        let body = body.to_string();
+        server.request("POST", path, &[JSON, &bearer(&key)], body.as_bytes())
+    };
+    let long = "word ".repeat(100);
+    for (path, body, param) in [
+        (CHAT, question(&long), "messages"),
+        ("/v1/completions", json!({"prompt": [long, "x"]}), "prompt"),
+        ("/v1/responses", json!({"input": long}), "input"),
+        ("/v1/embeddings", json!({"input": long}), "input"),
+    ] {
+        ask(path, body).fails(400, "invalid_value", Some(param));
+    }
+    // Whoever gets no place, or no turn, has used nothing.
+    let mut running = server.connect();
+    let more = json!({"max_tokens": 60_000, "ignore_eos": true, "stream": true});
+    let body = asked("Hello", more).to_string();
+    running.send("POST", CHAT, &[JSON, &bearer(&other)], body.as_bytes());
+    running.head();
+    let prompt = "word ".repeat(10);
+    for _ in 0..2 {
+        let places = asked(&prompt, json!({"n": 5, "max_tokens": 1}));
+        ask(CHAT, places).fails(429, "queue_full", None);
+        ask(CHAT, question(&prompt)).fails(503, "queue_timeout", None);
+        let vectors = json!({"input": [prompt, prompt]});
+        ask("/v1/embeddings", vectors).fails(503, "queue_timeout", None);
+    }
+    drop(running);
+    let metrics = || {
+        let headers = [&bearer(&admin)[..]];
+        server.request("GET", "/metrics", &headers, b"").text()
+    };
+    let begun = std::time::Instant::now();
+    while sum_of(&metrics(), "yi_requests_running", "") > 0.0 {
+        assert!(begun.elapsed().as_secs() < 30);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let counted = || sum_of(&metrics(), "yi_prompt_tokens_total", "");
+    let before = counted();
+    // Four times the prompt were more than the budget.
+    let choices = asked(
+        &prompt,
+        json!({"n": 4, "max_tokens": 2, "ignore_eos": true}),
+    );
+    let usage = ask(CHAT, choices).ok()["usage"].clone();
+    let n_prompt = usage["prompt_tokens"].as_f64().unwrap();
+    assert!(4.0 * n_prompt > 100.0, "{usage}");
+    assert_eq!(counted() - before, n_prompt);
+}
+
+#[test]
+fn all_texts_of_a_request_share_its_keys_limit_of_tokens() {
+    let keys = Keys::new();
+    let scopes = ["--scope", "chat", "--scope", "embeddings"];
+    let key = keys.add(&[&["small", "--context", "60"][..], &scopes].concat());
+    let server = keys.serve(&["--embeddings"]);
+    let ask = |path: &str, body: Value| {
+        let body = body.to_string();
+        server.request("POST", path, &[JSON, &bearer(&key)], body.as_bytes())
+    };
+    for (path, body) in [
+        ("/v1/embeddings", json!({"input": vec!["Hello world"; 40]})),
+        (
+            "/v1/completions",
+            json!({"prompt": vec!["x"; 4], "max_tokens": 16}),
+        ),
+        (
+            "/v1/completions",
+            json!({"prompt": "x", "n": 4, "max_tokens": 16}),
+        ),
+        (CHAT, asked("Hello", json!({"n": 4, "max_tokens": 16}))),
+    ] {
+        let refused = ask(path, body).fails(400, "context_length_exceeded", None);
+        let message = refused["error"]["message"].as_str().unwrap();
+        assert!(message.contains("the key may use 60 tokens"), "{message}");
+    }
+    ask("/v1/embeddings", json!({"input": vec!["Hello"; 4]})).ok();
+    let completion = json!({"prompt": vec!["x"; 4], "max_tokens": 10, "ignore_eos": true});
+    let answer = ask("/v1/completions", completion).ok();
+    assert_eq!(answer["usage"]["completion_tokens"], 40);
+    let chat = asked("Hello", json!({"n": 4, "ignore_eos": true}));
+    let usage = ask(CHAT, chat).ok()["usage"]["total_tokens"].clone();
+    assert!((57..=60).contains(&usage.as_u64().unwrap()), "{usage}");
+}
+
+#[test]
 fn one_keys_prompts_are_never_anothers_cache() {
     let keys = Keys::new();
     let (a, b) = (keys.add(&["a"]), keys.add(&["b"]));

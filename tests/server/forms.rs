@@ -34,6 +34,25 @@ fn an_answer_has_the_schema_that_is_asked_for() {
         assert!(["a", "b"].contains(&value["kind"].as_str().unwrap()));
         assert!((0..=99).contains(&value["n"].as_i64().unwrap()));
     }
+    // Several choices have it, each by itself.
+    let request = json!({
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema()}},
+        "temperature": 1, "seed": 1, "max_tokens": 300, "n": 8,
+    });
+    let answer = server.post(CHAT, &asked("Hello", request)).ok();
+    let mut texts: Vec<&str> = answer["choices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|choice| choice["message"]["content"].as_str().unwrap())
+        .collect();
+    for text in &texts {
+        let value: Value = serde_json::from_str(text).unwrap();
+        assert_eq!(value.as_object().unwrap().len(), 3, "{text}");
+    }
+    texts.sort();
+    texts.dedup();
+    assert!(texts.len() > 4, "{texts:?}");
     let grammar =
         json!({"grammar": "root ::= \"yes\" | \"no\"", "temperature": 1, "max_tokens": 20});
     let answer = server.post(CHAT, &asked("Hello", grammar)).ok();

@@ -168,6 +168,51 @@ fn slow_heads_slow_bodies_and_idle_connections_end() {
 }
 
 #[test]
+fn slow_bodies_keep_small_ones_waiting_for_nothing_and_large_ones_not_for_ever() {
+    let server = chatty(&["--max-body", "262144B", "--body-timeout", "3"]);
+    let large = question(&"word ".repeat(30_000));
+    let ask_large = |refused: (u16, &str)| {
+        server.post(CHAT, &large).fails(refused.0, refused.1, None);
+    };
+    let too_long = (400, "context_length_exceeded");
+    ask_large(too_long);
+    // As many as there is room for, and then as many that come after them.
+    let slow = |n: usize| -> Vec<_> {
+        let begin = |_| {
+            let mut client = server.connect();
+            let head = format!(
+                "POST {CHAT} HTTP/1.1\r\nHost: localhost\r\n{JSON}\r\nContent-Length: 262144\r\n\r\n"
+            );
+            client.raw(head.as_bytes());
+            client.raw(&[b' '; 100_000]);
+            client
+        };
+        (0..n).map(begin).collect()
+    };
+    let mut first = slow(8);
+    std::thread::sleep(Duration::from_millis(300));
+    let second = slow(8);
+    std::thread::sleep(Duration::from_millis(100));
+    let begun = Instant::now();
+    is_well(&server);
+    // Nor does one that does not say how small it is.
+    let mut client = server.connect();
+    let body = asked("Hello", json!({"max_tokens": 1})).to_string();
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nHost: localhost\r\n{JSON}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    client.raw(format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).as_bytes());
+    client.response().ok();
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    ask_large((503, "queue_timeout"));
+    for client in &mut first {
+        client.response().fails(408, "request_timeout", None);
+    }
+    drop(second);
+    ask_large(too_long);
+}
+
+#[test]
 fn a_length_that_lies_and_heads_that_are_none() {
     let server = chatty(&[]);
     // Shorter than it says, then gone.

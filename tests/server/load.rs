@@ -51,7 +51,16 @@ fn past_the_queue_there_is_429_and_those_inside_are_answered() {
     assert!(begun.elapsed() < Duration::from_secs(60));
     let mut many = endless(2);
     many["n"] = json!(8);
-    server.post(CHAT, &many).fails(429, "queue_full", None);
+    // It would not help to try again.
+    server
+        .post(CHAT, &many)
+        .fails(400, "invalid_value", Some("n"));
+    for (prompt, n, param) in [(vec!["x"; 4], 1, "prompt"), (vec!["x"; 2], 2, "n")] {
+        let request = json!({"prompt": prompt, "n": n, "max_tokens": 1});
+        server
+            .post("/v1/completions", &request)
+            .fails(400, "invalid_value", Some(param));
+    }
     many["n"] = json!(3);
     assert_eq!(
         server.post(CHAT, &many).ok()["usage"]["completion_tokens"],
@@ -201,6 +210,48 @@ fn memory(server: &Server) -> u64 {
 #[cfg(not(target_os = "linux"))]
 fn memory(_server: &Server) -> u64 {
     0
+}
+
+/// As values, this body's numbers take forty times as many bytes.
+#[cfg(target_os = "linux")]
+#[test]
+fn bodies_that_wait_for_a_model_take_no_more_memory_than_their_bytes() {
+    let file = crate::util::models::chatty().to_str().unwrap();
+    let (a, b) = (format!("a={file}"), format!("b={file}"));
+    let server = super::serve(&[
+        "-m",
+        &a,
+        "-m",
+        &b,
+        "--models-max",
+        "1",
+        "-np",
+        "1",
+        "-c",
+        "65536",
+    ]);
+    let mut running = server.connect();
+    let mut busy = streaming(60_000);
+    busy["model"] = json!("a");
+    running.post(CHAT, &busy);
+    running.head();
+    let before = server.anonymous_bytes();
+    let zeros = "0,".repeat(4_000_000);
+    let body = format!("{{\"model\": \"b\", \"x\": [{zeros}0], \"messages\": []}}");
+    let mut waiting: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    for client in &mut waiting {
+        client.send("POST", CHAT, &[JSON], body.as_bytes());
+    }
+    server.wait_for_metric("yi_requests_waiting", 4.0);
+    let taken = server.anonymous_bytes().saturating_sub(before);
+    println!("{taken} bytes for 4 bodies of {}", body.len());
+    assert!(taken < 6 * body.len() as u64, "{taken}");
+    drop(running);
+    for client in &mut waiting {
+        client
+            .response()
+            .fails(400, "invalid_value", Some("messages"));
+    }
 }
 
 #[cfg(unix)]

@@ -5,6 +5,7 @@ mod access;
 mod audit;
 mod chat;
 mod completions;
+mod embeddings;
 mod fleet;
 mod forms;
 mod hostile;

@@ -249,7 +249,8 @@ impl Opened for OpenGguf {
         let embedder = match source.embed_params(model.file(), &context) {
             Some(params) => {
                 let stop = Arc::clone(&loading.stop);
-                Some(Mutex::new(model.embedder(&params, stop)?))
+                let embedder = model.embedder(&params, stop)?;
+                Some(Arc::new(tokio::sync::Mutex::new(embedder)))
             }
             None => None,
         };

@@ -96,6 +96,18 @@ impl Meter {
             caller: caller.clone(),
         })
     }
+
+    /// Takes tokens off a key's budget; fewer than none are given back.
+    fn charge(&self, caller: &Caller, n_tokens: f64) {
+        if let Some(most) = caller.limits.tokens_per_minute {
+            let now = Instant::now();
+            let mut all = self.lock();
+            let used = all.entry(Arc::clone(&caller.id)).or_default();
+            let tokens = full(&mut used.tokens, most, now);
+            tokens.fill(most, now);
+            tokens.level -= n_tokens;
+        }
+    }
 }
 
 fn full(bucket: &mut Option<Bucket>, per_minute: u32, now: Instant) -> &mut Bucket {
@@ -114,9 +126,14 @@ pub struct Running {
 
 impl Running {
     /// Refuses a request whose prompt the budget of tokens has no room for, and charges it otherwise.
-    pub fn charge_prompt(&self, n_tokens: usize) -> Result<(), ApiError> {
+    pub fn charge_prompt(&self, n_tokens: usize) -> Result<Charge, ApiError> {
+        let charge = |n_unused| Charge {
+            meter: Arc::clone(&self.meter),
+            caller: self.caller.clone(),
+            n_unused,
+        };
         let Some(most) = self.caller.limits.tokens_per_minute else {
-            return Ok(());
+            return Ok(charge(n_tokens));
         };
         if n_tokens as f64 > f64::from(most) {
             return Err(ApiError::invalid(
@@ -136,19 +153,33 @@ impl Running {
             ));
         }
         tokens.level -= n_tokens as f64;
-        Ok(())
+        Ok(charge(n_tokens))
     }
 
     /// Charges tokens of an answer.
     pub fn charge(&self, n_tokens: usize) {
-        if let Some(most) = self.caller.limits.tokens_per_minute {
-            let now = Instant::now();
-            let mut all = self.meter.lock();
-            let used = all.entry(Arc::clone(&self.caller.id)).or_default();
-            let tokens = full(&mut used.tokens, most, now);
-            tokens.fill(most, now);
-            tokens.level -= n_tokens as f64;
-        }
+        self.meter.charge(&self.caller, n_tokens as f64);
+    }
+}
+
+/// Tokens of a prompt that are charged; dropping it gives those back that were not computed.
+#[derive(Debug)]
+pub struct Charge {
+    meter: Arc<Meter>,
+    caller: Caller,
+    n_unused: usize,
+}
+
+impl Charge {
+    /// So many of them are computed.
+    pub fn used(&mut self, n_tokens: usize) {
+        self.n_unused = self.n_unused.saturating_sub(n_tokens);
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.meter.charge(&self.caller, -(self.n_unused as f64));
     }
 }
 
@@ -198,11 +229,30 @@ mod tests {
             ..KeyLimits::default()
         });
         let running = meter.begin(&caller).unwrap();
-        running.charge_prompt(50).unwrap();
+        running.charge_prompt(50).unwrap().used(50);
         running.charge(40);
         let error = meter.begin(&caller).unwrap_err();
         assert_eq!(error.code, Some("rate_limit_exceeded"));
         assert!(running.charge_prompt(61).is_err());
+    }
+
+    #[test]
+    fn a_prompt_that_is_not_computed_is_given_back() {
+        let meter = Arc::new(Meter::default());
+        let caller = caller(KeyLimits {
+            tokens_per_minute: Some(60),
+            ..KeyLimits::default()
+        });
+        let running = meter.begin(&caller).unwrap();
+        for _ in 0..3 {
+            drop(running.charge_prompt(60).unwrap());
+        }
+        let mut charge = running.charge_prompt(60).unwrap();
+        assert!(running.charge_prompt(20).is_err());
+        charge.used(40);
+        drop(charge);
+        running.charge_prompt(20).unwrap().used(20);
+        assert!(running.charge_prompt(20).is_err());
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::api_error::ApiError;
+
 /// What a key may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -65,5 +67,68 @@ impl Caller {
     /// Whether its key has the scope.
     pub fn may(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin)
+    }
+
+    /// The most tokens of each of a request's answers: what the limit of one request's tokens leaves beside all of its
+    /// prompts. `asked`: those of each answer, where the request says it.
+    ///
+    /// # Errors
+    /// When that is not as many as asked for, or none.
+    pub fn answer_tokens(
+        &self,
+        n_prompt: usize,
+        n_answers: usize,
+        asked: Option<usize>,
+    ) -> Result<usize, ApiError> {
+        let Some(most) = self.limits.context.map(|most| most as usize) else {
+            return Ok(usize::MAX);
+        };
+        let left = most.checked_sub(n_prompt);
+        let each = left.map(|left| left / n_answers.max(1));
+        each.filter(|&each| each >= asked.unwrap_or(1))
+            .ok_or_else(|| {
+                let n_more = asked.unwrap_or(1).saturating_mul(n_answers);
+                ApiError::over_context(n_prompt, n_more, most)
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_prompts_and_answers_of_a_request_share_the_keys_limit() {
+        let mut caller = Caller::nobody();
+        assert_eq!(caller.answer_tokens(1 << 40, 9, None).unwrap(), usize::MAX);
+        caller.limits.context = Some(40);
+        let each = |n_prompt, n_answers, asked| {
+            let most = caller.answer_tokens(n_prompt, n_answers, asked);
+            most.map_err(|error| (error.code, error.message().to_owned()))
+        };
+        assert_eq!(each(30, 1, None), Ok(10));
+        assert_eq!(each(30, 4, None), Ok(2));
+        assert_eq!(each(30, 4, Some(2)), Ok(2));
+        assert_eq!(each(40, 0, Some(0)), Ok(0));
+        for (n_prompt, n_answers, asked, counts) in [
+            (41, 0, Some(0), "the prompt has 41 tokens; "),
+            (
+                40,
+                1,
+                None,
+                "the prompt has 40 tokens and 1 more are asked for; ",
+            ),
+            (
+                30,
+                4,
+                Some(3),
+                "the prompt has 30 tokens and 12 more are asked for; ",
+            ),
+        ] {
+            let (code, message) = each(n_prompt, n_answers, asked).unwrap_err();
+            assert_eq!(code, Some("context_length_exceeded"));
+            let expected = "the key may use 40 tokens in a request (context_length_exceeded)";
+            assert_eq!(message, format!("{counts}{expected}"));
+        }
     }
 }

@@ -7,13 +7,13 @@ use serde::Serialize;
 use super::options::Options;
 use super::wire::{Timings, TokenInfo, Usage, finish_reason};
 use super::{messages, tools};
-use crate::engine::{Finished, Prepared};
+use crate::engine::Finished;
 use crate::server::api_error::ApiError;
 use crate::server::app::{random_id, unix_time};
 use crate::server::body::JsonBody;
 use crate::server::converse::{Conversation, Ending, Said, Speech};
 use crate::server::fleet::Lease;
-use crate::server::generate::{Answers, Asked};
+use crate::server::generate::{Answers, Asked, Requests};
 use crate::server::json::Fields;
 use crate::server::sse::{self, Events};
 use crate::server::tools::Tools;
@@ -21,9 +21,9 @@ use crate::server::tools::Tools;
 /// Answers a conversation.
 pub async fn create(
     Extension(asked): Extension<Asked>,
-    JsonBody(fields): JsonBody,
+    body: JsonBody,
 ) -> Result<Response, ApiError> {
-    let (answers, reply) = Answers::begin(&asked, fields, prepare).await?;
+    let (answers, reply) = Answers::begin(&asked, body, prepare).await?;
     let speech = Speech::new(answers, reply.n, reply.tools.as_ref());
     if reply.stream {
         return Ok(sse::response(|events| stream(asked, reply, speech, events)));
@@ -48,7 +48,7 @@ fn prepare(
     asked: &Asked,
     model: &Lease,
     mut fields: Fields,
-) -> Result<(Vec<Prepared>, Reply), ApiError> {
+) -> Result<(Requests, Reply), ApiError> {
     let messages = messages::read(&mut fields)?;
     let options = Options::read(&mut fields, model)?;
     let logprobs = fields.bool("logprobs")?.unwrap_or(false);

@@ -8,14 +8,14 @@ use serde_json::{Map, Value};
 use super::options::Options;
 use super::wire::{Timings, Usage, finish_reason, finite, token_text};
 use crate::engine::tokenize::Tokenizer;
-use crate::engine::{Event, Finished, Prepared, TokenLogprobs};
+use crate::engine::{Event, Finished, TokenLogprobs};
 use crate::llama::TokenId;
 use crate::server::api_error::ApiError;
 use crate::server::app::{Served, random_id, unix_time};
 use crate::server::audit::digest::Digests;
 use crate::server::body::JsonBody;
 use crate::server::fleet::Lease;
-use crate::server::generate::{Answers, Asked};
+use crate::server::generate::{Answers, Asked, Requests};
 use crate::server::json::{Fields, wrong};
 use crate::server::sse::{self, Events};
 use crate::server::tokens::read_tokens;
@@ -30,9 +30,10 @@ const DEFAULT_MAX_TOKENS: usize = 16;
 /// Continues texts.
 pub async fn create(
     Extension(asked): Extension<Asked>,
-    JsonBody(fields): JsonBody,
+    body: JsonBody,
 ) -> Result<Response, ApiError> {
-    let (answers, reply) = Answers::begin(&asked, fields, prepare).await?;
+    let begun = Answers::begin(&asked, body, prepare).await;
+    let (answers, reply) = begun.map_err(|error| error.about("messages", "prompt"))?;
     if reply.options.stream {
         return Ok(sse::response(|events| {
             stream(asked, reply, answers, events)
@@ -63,9 +64,11 @@ fn prepare(
     asked: &Asked,
     model: &Lease,
     mut fields: Fields,
-) -> Result<(Vec<Prepared>, Reply), ApiError> {
+) -> Result<(Requests, Reply), ApiError> {
     let prompts = prompts(&mut fields, "prompt", model, MAX_PROMPTS)?;
     let options = Options::read(&mut fields, model)?;
+    let n = options.n;
+    asked.app.check_places(model, prompts.len(), n)?;
     let echo = fields.bool("echo")?.unwrap_or(false);
     let logprobs = fields.whole("logprobs", 0..=MAX_LOGPROBS)?;
     let logprobs = logprobs.map(|n| n as usize);
@@ -87,17 +90,16 @@ fn prepare(
         let text: String = prompts.iter().map(|prompt| prompt.text.as_str()).collect();
         asked.record.set_digests(Digests::new(salt, &text));
     }
-    let mut requests = Vec::new();
-    for prompt in &prompts {
-        let n_predict = model.n_predict(Some(n_predict), prompt.tokens.len(), &asked.caller)?;
-        for i in 0..options.n {
-            let mut request =
-                options.request(prompt.tokens.clone(), n_predict, &asked.caller.id, i);
-            request.logprobs = logprobs;
-            request.prompt_logprobs = logprobs.filter(|_| echo);
-            requests.push(model.engine.prepare(request)?);
-        }
-    }
+    let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.tokens.len()).collect();
+    let n_predict = model.n_predict(Some(n_predict), &lengths, n, &asked.caller)?;
+    let choices = prompts.iter().flat_map(|p| (0..n).map(move |i| (p, i)));
+    let requests = choices.map(|(prompt, i)| {
+        let mut request = options.request(prompt.tokens.clone(), n_predict, &asked.caller.id, i);
+        request.logprobs = logprobs;
+        request.prompt_logprobs = logprobs.filter(|_| echo);
+        request
+    });
+    let all = model.engine.prepare_all(requests)?;
     let reply = Reply {
         id: random_id("cmpl-"),
         created: unix_time(),
@@ -107,7 +109,7 @@ fn prepare(
         logprobs,
         prompts,
     };
-    Ok((requests, reply))
+    Ok((Requests { all, n }, reply))
 }
 
 /// One text, several, or their tokens, from a field.

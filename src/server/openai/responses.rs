@@ -8,13 +8,13 @@ use super::messages;
 use super::options::{self, Options};
 use super::tools;
 use crate::engine::template::{Message, Role};
-use crate::engine::{Constraint, Prepared, Stats, StopReason};
+use crate::engine::{Constraint, Stats, StopReason};
 use crate::server::api_error::ApiError;
 use crate::server::app::{random_id, unix_time};
 use crate::server::body::JsonBody;
 use crate::server::converse::{Conversation, Said, Speech};
 use crate::server::fleet::Lease;
-use crate::server::generate::{Answers, Asked};
+use crate::server::generate::{Answers, Asked, Requests};
 use crate::server::json::{Fields, wrong};
 use crate::server::sse::{self, Events};
 use crate::server::tools::Tools;
@@ -22,9 +22,10 @@ use crate::server::tools::Tools;
 /// Answers an input.
 pub async fn create(
     Extension(asked): Extension<Asked>,
-    JsonBody(fields): JsonBody,
+    body: JsonBody,
 ) -> Result<Response, ApiError> {
-    let (answers, reply) = Answers::begin(&asked, fields, prepare).await?;
+    let begun = Answers::begin(&asked, body, prepare).await;
+    let (answers, reply) = begun.map_err(|error| error.about("messages", "input"))?;
     let speech = Speech::new(answers, 1, reply.tools.as_ref());
     if reply.stream {
         return Ok(sse::response(|events| stream(asked, reply, speech, events)));
@@ -51,15 +52,16 @@ struct Reply {
     model: Lease,
     stream: bool,
     tools: Option<Tools>,
-    /// What the request said, which the answer repeats.
-    echoed: Map<String, Value>,
+    /// What the request said, which the answer repeats: an object's JSON, as values may take a hundred times as much
+    /// memory while the request waits.
+    echoed: String,
 }
 
 fn prepare(
     asked: &Asked,
     model: &Lease,
     mut fields: Fields,
-) -> Result<(Vec<Prepared>, Reply), ApiError> {
+) -> Result<(Requests, Reply), ApiError> {
     for name in ["previous_response_id", "conversation", "prompt"] {
         if fields.has(name) {
             let message =
@@ -99,11 +101,7 @@ fn prepare(
         logprobs: None,
     };
     let requests = conversation.prepare(asked, model);
-    let requests = requests.map_err(|error| {
-        error
-            .about("messages", "input")
-            .about("response_format", "text.format")
-    })?;
+    let requests = requests.map_err(|error| error.about("response_format", "text.format"))?;
     echoed.insert(
         "temperature".into(),
         json!(conversation.options.sampling.temp),
@@ -115,7 +113,7 @@ fn prepare(
         model: model.clone(),
         stream: conversation.options.stream,
         tools: conversation.tools,
-        echoed,
+        echoed: Value::Object(echoed).to_string(),
     };
     Ok((requests, reply))
 }
@@ -227,8 +225,9 @@ impl Reply {
             "incomplete_details": details, "model": self.model.id, "output": output, "usage": usage,
             "store": false, "truncation": "disabled", "previous_response_id": null,
         });
-        if let Some(fields) = response.as_object_mut() {
-            fields.extend(self.echoed.clone());
+        let echoed = serde_json::from_str::<Map<String, Value>>(&self.echoed);
+        if let (Some(fields), Ok(echoed)) = (response.as_object_mut(), echoed) {
+            fields.extend(echoed);
         }
         response
     }
