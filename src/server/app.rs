@@ -184,21 +184,6 @@ impl App {
         Err(ApiError::invalid(param, message))
     }
 
-    /// Refuses more answers than could ever have places at once: `n` to each prompt.
-    pub fn check_places(&self, model: &Served, n_prompts: usize, n: usize) -> Result<(), ApiError> {
-        let most = self.settings.n_queue + model.n_parallel;
-        if n_prompts * n <= most {
-            return Ok(());
-        }
-        let (param, what) = match n {
-            1 => ("prompt", format!("prompt has {n_prompts} texts")),
-            n if n_prompts == 1 => ("n", format!("n is {n}")),
-            n => ("n", format!("n is {n} for each of {n_prompts} prompts")),
-        };
-        let message = format!("{what}; there is room for {most} answers at once");
-        Err(ApiError::invalid(param, message))
-    }
-
     /// Takes a place in the queue of a model.
     pub fn enter(&self, model: usize, caller: &Caller) -> Result<Place, ApiError> {
         let admission = &self.fleet.models()[model].admission;
