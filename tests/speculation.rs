@@ -5,7 +5,6 @@ use std::sync::Arc;
 use yi::{
     BatchCosts, ContextParams, EngineParams, Model, Outcome, Request, Speculation, StopReason,
 };
-use yi_quantize::file_type::FileType;
 
 use crate::util::architectures;
 use crate::util::models;
@@ -184,10 +183,11 @@ fn what_is_hardly_ever_right_is_not_guessed() {
     assert!(stats.n_drafted < 20, "{stats:?}");
 }
 
-/// An answer whose tokens another model guesses.
-fn drafted(model: &Model, draft: &Model, request: &Request) -> Outcome {
+/// An engine whose tokens another model guesses.
+fn drafting(model: &Model, draft: &Model, n_ctx: u32, n_parallel: u32) -> yi::Engine {
     let context = ContextParams {
-        n_ctx: 1024,
+        n_ctx,
+        n_seq_max: n_parallel,
         n_threads: 1,
         ..ContextParams::default()
     };
@@ -195,19 +195,21 @@ fn drafted(model: &Model, draft: &Model, request: &Request) -> Outcome {
         batch_costs: BatchCosts::try_from(vec![(1, 1.0), (2, 1.01)]).ok(),
         ..EngineParams::default()
     };
-    let engine = model
+    model
         .engine_with_draft(&context, &params, Arc::default(), Some(draft))
-        .unwrap();
+        .unwrap()
+}
+
+/// An answer whose tokens another model guesses.
+fn drafted(model: &Model, draft: &Model, request: &Request) -> Outcome {
+    let engine = drafting(model, draft, 1024, 1);
     engine.submit(request.clone()).unwrap().finish().unwrap()
 }
 
 #[test]
 fn a_draft_model_changes_no_token_and_a_good_one_is_right() {
     let model = Model::open(models::demo()).unwrap();
-    // The same model in fewer bits is a good draft model; it could be smaller.
-    let path = models::path_of("demo-draft-q4_0");
-    models::convert_checkpoint(&models::fixture("yi-demo"), &path, FileType::Q4_0);
-    let draft = Model::open(&path).unwrap();
+    let draft = Model::open(models::demo_draft()).unwrap();
     let question = "<|im_start|>user\nWhat can you do?<|im_end|>\n<|im_start|>assistant\n";
     for temp in [0.0, 0.7] {
         let mut request = request(&model, "", temp, 3);
@@ -230,22 +232,8 @@ fn a_draft_model_changes_no_token_and_a_good_one_is_right() {
 #[test]
 fn a_draft_model_goes_on_where_earlier_requests_have_filled_its_cache() {
     let model = Model::open(models::demo()).unwrap();
-    let path = models::path_of("demo-small-draft-q4_0");
-    models::convert_checkpoint(&models::fixture("yi-demo"), &path, FileType::Q4_0);
-    let draft = Model::open(&path).unwrap();
-    let context = ContextParams {
-        n_ctx: 256,
-        n_seq_max: 4,
-        n_threads: 1,
-        ..ContextParams::default()
-    };
-    let params = EngineParams {
-        batch_costs: BatchCosts::try_from(vec![(1, 1.0), (2, 1.01)]).ok(),
-        ..EngineParams::default()
-    };
-    let engine = model
-        .engine_with_draft(&context, &params, Arc::default(), Some(&draft))
-        .unwrap();
+    let draft = Model::open(models::demo_draft()).unwrap();
+    let engine = drafting(&model, &draft, 256, 4);
     for i in 0..6 {
         // Nothing in it comes twice, so that there is nothing to look up.
         let numbers: String = (0..30)

@@ -65,7 +65,8 @@ impl<'a> Chooser<'a> {
     /// The type of the next tensor.
     ///
     /// # Errors
-    /// A type asked for whose blocks do not fit, or that only a copy can have; weights that are quantized already, or that cannot be read.
+    /// A type asked for whose blocks do not fit, or that only a copy can have; weights that are quantized already, or
+    /// that cannot be read.
     pub fn choose(&mut self, tensor: &NamedTensor) -> Result<DType, RequestError> {
         let target = self.target(tensor)?;
         let source = tensor.source_dtype;

@@ -244,6 +244,17 @@ mod tests {
         Arc::from(name)
     }
 
+    /// Who was served, in order, once nobody is left who could be.
+    async fn all(
+        mut order: tokio::sync::mpsc::UnboundedReceiver<&'static str>,
+    ) -> Vec<&'static str> {
+        let mut served = Vec::new();
+        while let Some(name) = order.recv().await {
+            served.push(name);
+        }
+        served
+    }
+
     fn runtime() -> tokio::runtime::Runtime {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -256,7 +267,7 @@ mod tests {
         runtime().block_on(async {
             let admission = Admission::new(1, 100);
             let running = admission.enter(&caller("a")).unwrap().turn().await;
-            let (done, mut order) = tokio::sync::mpsc::unbounded_channel();
+            let (done, order) = tokio::sync::mpsc::unbounded_channel();
             for name in ["a", "a", "a", "a", "b", "b", "c"] {
                 let place = admission.enter(&caller(name)).unwrap();
                 let done = done.clone();
@@ -269,10 +280,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
             drop((running, done));
-            let mut served = Vec::new();
-            while let Some(name) = order.recv().await {
-                served.push(name);
-            }
+            let served = all(order).await;
             // `a` was served first, before the others came.
             assert_eq!(served, ["b", "c", "a", "b", "a", "a", "a"]);
             assert_eq!((admission.n_running(), admission.n_waiting()), (0, 0));
@@ -285,7 +293,7 @@ mod tests {
         runtime().block_on(async {
             let admission = Admission::new(1, 100);
             let running = admission.enter(&caller("c")).unwrap().turn().await;
-            let (done, mut order) = tokio::sync::mpsc::unbounded_channel();
+            let (done, order) = tokio::sync::mpsc::unbounded_channel();
             for (name, n) in [("a", 10), ("b", 10), ("c", 1)] {
                 let (admission, done) = (Arc::clone(&admission), done.clone());
                 tokio::spawn(async move {
@@ -299,10 +307,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
             drop((running, done));
-            let mut served = Vec::new();
-            while let Some(name) = order.recv().await {
-                served.push(name);
-            }
+            let served = all(order).await;
             assert_eq!(served.len(), 21);
             assert_eq!(served[..3], ["a", "b", "c"]);
             assert!(admission.lock().callers.is_empty());

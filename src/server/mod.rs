@@ -15,6 +15,7 @@ mod body;
 mod converse;
 mod embeddings;
 pub(crate) mod fleet;
+mod folder;
 mod generate;
 mod health;
 mod io;

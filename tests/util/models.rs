@@ -72,6 +72,16 @@ pub fn demo() -> &'static Path {
     &DEMO
 }
 
+/// The demo model in fewer bits: a good draft model for it; it could be smaller.
+pub fn demo_draft() -> &'static Path {
+    static DRAFT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let path = path_of("demo-draft-q4_0");
+        convert_checkpoint(&fixture("yi-demo"), &path, FileType::Q4_0);
+        path
+    });
+    &DRAFT
+}
+
 /// A llama model with the golden checkpoint's vocabulary, ChatML and a long context. Its weights are
 /// random, so it writes random words: visible ones, unlike the golden model.
 pub fn chatty() -> &'static Path {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::key::{Key, KeyHash};
 use super::{Caller, KeyLimits, Scope};
+use crate::server::folder::sync_folder;
 
 /// More keys than this are more than one server's.
 const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -204,6 +205,7 @@ impl KeyFile {
         let temporary = with_suffix(path, ".new");
         let written = write(&temporary, &keys)
             .and_then(|()| fs::rename(&temporary, path))
+            // A key that was revoked stays so after a crash.
             .and_then(|()| sync_folder(path));
         if let Err(source) = written {
             let _ = fs::remove_file(&temporary);
@@ -302,20 +304,6 @@ fn write(path: &Path, keys: &KeyFile) -> io::Result<()> {
     text.push(b'\n');
     file.write_all(&text)?;
     file.sync_all()
-}
-
-/// Forces the file's new name to the disk: a key that was revoked stays so after a crash.
-#[cfg(unix)]
-pub fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
-}
-
-#[cfg(not(unix))]
-pub fn sync_folder(_path: &Path) -> io::Result<()> {
-    Ok(())
 }
 
 /// A file that only its owner reads.

@@ -11,7 +11,7 @@ use super::chain::Head;
 use super::verify::{Reader, files, head_path, read_head};
 use super::{AuditError, Event};
 use crate::server::access::key::hex;
-use crate::server::access::store::sync_folder;
+use crate::server::folder::sync_folder;
 
 const PROGRAM: &str = concat!("yi ", env!("CARGO_PKG_VERSION"));
 
