@@ -123,6 +123,7 @@ fn a_thousand_cancels_leave_no_trace() {
         n_queue: 4,
         n_events: 64,
         n_prefill: 16,
+        parked_bytes: 1 << 20,
         ..EngineParams::default()
     };
     let engine = engine(&model, 3, 1024, &params);

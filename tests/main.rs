@@ -18,6 +18,7 @@ mod model;
 mod overflow;
 #[cfg(target_os = "linux")]
 mod page_cache;
+mod parked;
 mod prefix_cache;
 mod quantize;
 #[cfg(unix)]

@@ -74,6 +74,10 @@ pub struct ServedArgs {
     /// Requests that run at once, also written -np; they share the context
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = count)]
     parallel: u32,
+    /// Memory for conversations that others push out of the context, so that they need not be computed again; 0 = none
+    /// [default: as much as the context itself takes, and half of what is left at most; with several models 0]
+    #[arg(long, value_name = "SIZE", value_parser = size_or_none)]
+    cache_ram: Option<u64>,
     /// Answer /v1/embeddings, too, which takes memory of its own
     #[arg(long, visible_alias = "embedding")]
     embeddings: bool,
@@ -191,6 +195,10 @@ struct BoundsArgs {
 
 fn size(text: &str) -> Result<u64, String> {
     byte_size(text).map_err(|error| error.to_string())
+}
+
+fn size_or_none(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { size(text) }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

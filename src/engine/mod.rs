@@ -12,6 +12,7 @@ mod inbox;
 mod jinja;
 mod logprobs;
 mod lookup;
+mod parked;
 mod request;
 pub mod sample;
 mod scheduler;

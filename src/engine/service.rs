@@ -30,6 +30,9 @@ pub struct EngineParams {
     pub n_prefill: usize,
     /// Starts of prompts on disk. Not for models whose state cannot be cut into parts.
     pub prefix_cache: Option<Arc<PrefixCache>>,
+    /// Bytes of main memory for what finished requests have left and others push out of the context; 0 = none. Not
+    /// for models whose state cannot be cut into parts.
+    pub parked_bytes: u64,
     /// How tokens are guessed in advance.
     pub speculation: Speculation,
     /// What short batches cost here; `None` = what is known of the model's types and this machine's kernels.
@@ -60,6 +63,7 @@ impl Default for EngineParams {
             n_events: 256,
             n_prefill: 64,
             prefix_cache: None,
+            parked_bytes: 0,
             speculation: Speculation::default(),
             batch_costs: None,
         }

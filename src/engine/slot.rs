@@ -143,6 +143,11 @@ impl Job {
         &self.prompt
     }
 
+    /// When it got its slot.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
     /// The engine's end of the way to the reader.
     pub fn sender(&self) -> &Sender {
         &self.sender

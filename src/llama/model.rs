@@ -200,6 +200,30 @@ impl Model {
         usize::try_from(n).unwrap_or(0)
     }
 
+    /// The most attention heads of a layer: of queries, and of keys and values.
+    #[must_use]
+    pub fn n_heads(&self) -> (usize, usize) {
+        // SAFETY: the model is loaded.
+        let (n, n_kv) = unsafe {
+            (
+                sys::llama_model_n_head(self.model.as_ptr()),
+                sys::llama_model_n_head_kv(self.model.as_ptr()),
+            )
+        };
+        (
+            usize::try_from(n).unwrap_or(0),
+            usize::try_from(n_kv).unwrap_or(0),
+        )
+    }
+
+    /// Numbers in a token's vector within the model.
+    #[must_use]
+    pub fn n_embd(&self) -> usize {
+        // SAFETY: the model is loaded.
+        let n = unsafe { sys::llama_model_n_embd(self.model.as_ptr()) };
+        usize::try_from(n).unwrap_or(0)
+    }
+
     /// llama.cpp's description of architecture, size and type: `llama 34B Q4_K - Medium`.
     #[must_use]
     pub fn description(&self) -> String {

@@ -161,7 +161,7 @@ impl Model {
             None => None,
         };
         let context = ContextParams {
-            can_save: disk.is_some(),
+            can_save: disk.is_some() || params.parked_bytes > 0,
             ..context.clone()
         };
         let context = self

@@ -232,3 +232,26 @@ fn wrong_values_are_refused_by_name() {
             .fails(400, code, Some(param));
     }
 }
+
+#[test]
+fn a_conversation_that_others_pushed_out_is_found_in_memory() {
+    let cached_after_others = |arguments: &[&str]| {
+        let server = chatty(arguments);
+        let ask = |prompt: &str| {
+            let answer = complete(&server, json!({"prompt": prompt.repeat(8)}));
+            let usage = &answer["usage"];
+            let n_cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64();
+            (n_cached.unwrap(), usage["prompt_tokens"].as_u64().unwrap())
+        };
+        ask("Hello world");
+        ask("one two three");
+        ask("Hello world")
+    };
+    let one_slot = ["-np", "1", "-c", "512"];
+    let (n_cached, n_prompt) = cached_after_others(&one_slot);
+    assert_eq!(n_cached, n_prompt - 1);
+    let (n_cached, _) = cached_after_others(&[&one_slot[..], &["--cache-ram", "1MiB"]].concat());
+    assert_eq!(n_cached, n_prompt - 1);
+    let (n_cached, _) = cached_after_others(&[&one_slot[..], &["--cache-ram", "0"]].concat());
+    assert!(n_cached < 3, "{n_cached}");
+}

@@ -9,6 +9,8 @@ use yi_gguf::{Array, Gguf, Metadata, Value};
 
 use super::ServedArgs;
 use super::named::Named;
+use yi_quantize::memory;
+
 use crate::cli::compute::Draft;
 use crate::cli::input;
 use crate::cli::setup::{self, Plan, Shared};
@@ -178,6 +180,8 @@ impl GgufSource {
             let n_bytes = std::fs::metadata(path).map_or(0, |about| about.len());
             more.resident = more.resident.saturating_add(n_bytes);
         }
+        let parked = self.args.cache_ram.unwrap_or(0);
+        more.kv_cache = more.kv_cache.saturating_add(parked);
         Ok(more)
     }
 }
@@ -200,6 +204,21 @@ impl OpenGguf {
         let mut plan = Plan::new(&args.load, &self.file, self.n_ctx, args.parallel)?;
         plan.context.shares_processors = self.source.is_one_of_many;
         Ok(plan)
+    }
+
+    /// Memory for conversations that have left the context.
+    fn parked_bytes(&mut self) -> Result<u64, Error> {
+        if let Some(asked) = self.source.args.cache_ram {
+            return Ok(asked);
+        }
+        if self.source.is_one_of_many {
+            return Ok(0);
+        }
+        let memory = self.needs()?.memory;
+        let available = memory::available_bytes().unwrap_or(0);
+        Ok(memory
+            .kv_cache
+            .min(available.saturating_sub(memory.total()) / 2))
     }
 }
 
@@ -229,6 +248,7 @@ impl Opened for OpenGguf {
     }
 
     fn load(mut self: Box<Self>, loading: &Loading) -> Result<Served, Error> {
+        let parked_bytes = self.parked_bytes()?;
         let plan = self.plan()?;
         let OpenGguf {
             source, file, card, ..
@@ -244,6 +264,7 @@ impl Opened for OpenGguf {
         })?;
         // Everybody who may wait for a slot waits in the server's own queue.
         loaded.params.n_queue = args.parallel as usize;
+        loaded.params.parked_bytes = parked_bytes;
         let engine = loaded.engine(Arc::clone(&loading.stop))?;
         let (model, context) = (loaded.model, loaded.context);
         let embedder = match source.embed_params(model.file(), &context) {

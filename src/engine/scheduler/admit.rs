@@ -42,8 +42,10 @@ impl Scheduler {
         // they are the oldest themselves.
         let goes_on = |slot: &usize| idle(slot) && n_cached == self.slots[*slot].tokens.len();
         let oldest = || {
-            all.filter(idle)
-                .min_by_key(|slot| self.slots[*slot].last_used)
+            all.filter(idle).min_by_key(|slot| {
+                let slot = &self.slots[*slot];
+                (!slot.tokens.is_empty(), slot.last_used)
+            })
         };
         let target = source.filter(goes_on).or_else(oldest)?;
 
@@ -71,6 +73,7 @@ impl Scheduler {
         if source == Some(target) {
             self.cut(target, n_cached);
         } else {
+            self.park(target);
             self.cut(target, 0);
             if let Some(source) = source {
                 self.copy(source, target, n_cached);
@@ -89,7 +92,9 @@ impl Scheduler {
             };
         }
         self.slots[target].job = Some(job);
+        self.unpark(target);
         let n_from_disk = self.restore(target);
+        self.park_beside(target);
         let slot = &mut self.slots[target];
         let n_cached = slot.tokens.len();
         if let Some(job) = &mut slot.job {

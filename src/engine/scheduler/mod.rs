@@ -6,6 +6,7 @@
 //! generate in one batch, and so many tokens are guessed in advance, as make the most tokens in the time.
 
 mod admit;
+mod park;
 mod plan;
 mod prefix;
 mod room;
@@ -20,6 +21,7 @@ use super::disk::Disk;
 use super::drafter::Drafter;
 use super::error::EngineError;
 use super::inbox::{Inbox, Waiting};
+use super::parked::Parked;
 use super::request::StopReason;
 use super::service::EngineParams;
 use super::slot::{Job, Next, Slot};
@@ -51,6 +53,10 @@ pub struct Scheduler {
     parts: Vec<Part>,
     /// Starts of prompts on disk.
     disk: Option<Disk>,
+    /// Conversations that others have pushed out of the context.
+    parked: Parked,
+    /// Tokens that a request must compute for [`Scheduler::park_beside`] to save time.
+    n_worth_parking: usize,
 }
 
 /// A slot's part of the batch.
@@ -97,9 +103,12 @@ impl Scheduler {
         let costs = params.batch_costs.clone().unwrap_or_default();
         // Guesses that are wrong must be removed again. Where none can pay, nothing is kept to make them from.
         let guesses = can_cut && costs.can_pay(n_slots, params.speculation.n_max);
+        let can_save = context.can_save();
         Scheduler {
+            n_worth_parking: park::n_worth(model, context.n_threads()),
+            parked: Parked::new(if can_save { params.parked_bytes } else { 0 }),
             can_branch: can_cut && !model.has_sliding_window(),
-            disk: disk.filter(|_| context.can_save()),
+            disk: disk.filter(|_| can_save),
             n_draft: if guesses { params.speculation.n_max } else { 0 },
             costs,
             drafter: drafter.filter(|_| guesses),

@@ -3,7 +3,7 @@
 use super::{Draft, Part, Scheduler, sequence};
 use crate::engine::answer::Reader;
 use crate::engine::request::MAX_PROMPT_LOGITS;
-use crate::engine::slot::Slot;
+use crate::engine::slot::{Job, Slot};
 use crate::llama::TokenId;
 
 /// A guess as likely as this needs no draft model.
@@ -47,7 +47,9 @@ impl Scheduler {
         } else {
             n_left.min(self.n_prefill)
         };
-        share(n_prefill, &mut prompts);
+        let since = |slot: &usize| self.slots[*slot].job.as_ref().map(Job::started);
+        let waits_longest = prompts.iter().map(|&(slot, _)| slot).min_by_key(since);
+        share(n_prefill, &mut prompts, waits_longest.unwrap_or(0));
         let generating = generating.into_iter().map(|slot| (slot, 1));
         for (slot, n_tokens) in generating.chain(prompts) {
             self.add(slot, n_tokens, Draft::default());
@@ -135,14 +137,20 @@ impl Scheduler {
     }
 }
 
-/// Cuts what each one wants so that all together get `n` tokens at most: the same for each, and what some
-/// do not need goes to the others.
-fn share(n: usize, wants: &mut [(usize, usize)]) {
-    wants.sort_by_key(|&(_, want)| want);
-    let (mut left, n_wants) = (n, wants.len());
-    for (i, (_, want)) in wants.iter_mut().enumerate() {
-        *want = (*want).min(left.div_ceil(n_wants - i));
-        left -= *want;
+/// Cuts what each one wants so that all together get `n` tokens at most. Who wants the fewest goes first: of prompts
+/// that come together each one then waits for those before it, and not all of them for all. `waits_longest` gets as
+/// much as if all got the same, so that a long prompt goes on beside ever new short ones.
+fn share(n: usize, wants: &mut [(usize, usize)], waits_longest: usize) {
+    let reserved = n.div_ceil(wants.len().max(1));
+    wants.sort_by_key(|&(slot, want)| (want, slot != waits_longest));
+    let longest = wants.iter_mut().find(|(slot, _)| *slot == waits_longest);
+    let kept = longest.map_or(0, |(_, want)| reserved.min(*want));
+    let mut left = n - kept;
+    for (slot, want) in wants {
+        let own = if *slot == waits_longest { kept } else { 0 };
+        let more = (*want - own).min(left);
+        *want = own + more;
+        left -= more;
     }
 }
 
@@ -150,20 +158,28 @@ fn share(n: usize, wants: &mut [(usize, usize)]) {
 mod tests {
     use super::share;
 
+    /// What each of the prompts gets; the first one waits the longest.
     fn shared(n: usize, wants: &[usize]) -> Vec<usize> {
         let mut wants: Vec<_> = wants.iter().copied().enumerate().collect();
-        share(n, &mut wants);
+        share(n, &mut wants, 0);
         wants.sort_unstable();
         wants.into_iter().map(|(_, want)| want).collect()
     }
 
     #[test]
-    fn a_long_prompt_leaves_the_others_their_share() {
-        assert_eq!(shared(64, &[10_000, 8, 9_000]), [28, 8, 28]);
-        assert_eq!(shared(64, &[10_000]), [64]);
+    fn prompts_that_come_together_are_computed_one_after_the_other() {
+        assert_eq!(shared(64, &[64, 64, 64]), [64, 0, 0]);
+        assert_eq!(shared(64, &[40, 64, 64]), [40, 24, 0]);
         assert_eq!(shared(64, &[10, 20]), [10, 20]);
-        assert_eq!(shared(3, &[5, 5, 5, 5]).iter().sum::<usize>(), 3);
+        assert_eq!(shared(64, &[10_000]), [64]);
+        assert_eq!(shared(3, &[5, 5, 5, 5]), [3, 0, 0, 0]);
         assert_eq!(shared(0, &[5]), [0]);
         assert!(shared(8, &[]).is_empty());
+    }
+
+    #[test]
+    fn a_long_prompt_neither_holds_up_short_ones_nor_waits_for_all_of_them() {
+        assert_eq!(shared(64, &[10_000, 8, 9_000]), [22, 8, 34]);
+        assert_eq!(shared(64, &[9_000, 64, 64, 64]), [16, 48, 0, 0]);
     }
 }

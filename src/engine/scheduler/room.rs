@@ -43,6 +43,7 @@ impl Scheduler {
                 if slot.job.is_some() {
                     return false;
                 }
+                self.park(other);
                 self.cut(other, 0);
             }
         }
@@ -60,7 +61,7 @@ impl Scheduler {
         true
     }
 
-    /// Takes places for `n` tokens. What finished requests have left is dropped for it, the oldest first;
+    /// Takes places for `n` tokens. What finished requests have left makes room for it, the oldest first;
     /// that is enough, since requests are let in only while all of their tokens fit.
     pub(super) fn make_room(&mut self, n: usize) -> Option<Vec<Cell>> {
         while self.cells.n_free() < n {
@@ -71,6 +72,7 @@ impl Scheduler {
             let oldest = (0..self.slots.len())
                 .filter(idle)
                 .min_by_key(|&slot| self.slots[slot].last_used)?;
+            self.park(oldest);
             self.cut(oldest, 0);
         }
         self.cells.take(n)

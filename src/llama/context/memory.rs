@@ -63,8 +63,13 @@ impl Context {
     }
 
     /// The keys and values of some positions of a sequence, in llama.cpp's own format; `None` when they
-    /// cannot be saved.
-    pub fn save(&mut self, sequence: u32, positions: Range<usize>) -> Option<Vec<u8>> {
+    /// cannot be saved, or are more than so many bytes.
+    pub fn save(
+        &mut self,
+        sequence: u32,
+        positions: Range<usize>,
+        max_bytes: u64,
+    ) -> Option<Vec<u8>> {
         let (spare, [from, to]) = self.part(sequence, &positions)?;
         let sequence = i32::try_from(sequence).ok()?;
         let context = self.context.as_ptr();
@@ -77,10 +82,15 @@ impl Context {
             }
             sys::llama_memory_seq_rm(memory, spare, -1, -1);
             sys::llama_memory_seq_cp(memory, sequence, spare, from, to);
-            let mut state = vec![0u8; sys::llama_state_seq_get_size(context, spare)];
-            let n = sys::llama_state_seq_get_data(context, state.as_mut_ptr(), state.len(), spare);
+            let n_bytes = sys::llama_state_seq_get_size(context, spare);
+            let is_small = n_bytes > 0 && n_bytes as u64 <= max_bytes;
+            let state = is_small.then(|| {
+                let mut state = vec![0u8; n_bytes];
+                let n = sys::llama_state_seq_get_data(context, state.as_mut_ptr(), n_bytes, spare);
+                (n == n_bytes).then_some(state)
+            });
             sys::llama_memory_seq_rm(memory, spare, -1, -1);
-            (n > 0 && n == state.len()).then_some(state)
+            state.flatten()
         }
     }
 

@@ -199,6 +199,12 @@ impl Context {
         self.n_batch
     }
 
+    /// Threads that compute single tokens.
+    #[must_use]
+    pub fn n_threads(&self) -> usize {
+        self.n_threads
+    }
+
     /// Number of sequences.
     #[must_use]
     pub fn n_seq_max(&self) -> usize {
