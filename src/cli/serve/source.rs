@@ -33,6 +33,8 @@ struct GgufSource {
     shared: Shared,
     /// Other models, or vectors, are computed in the same process.
     is_one_of_many: bool,
+    /// No other model is served.
+    is_single: bool,
     /// Where the audit log wants the file's hash: the last one, so that a model that comes again need not be read
     /// twice.
     hash: Option<Arc<Mutex<Option<Hashed>>>>,
@@ -58,6 +60,7 @@ pub fn offer(model: Named, shared: &Shared, is_single: bool, wants_hash: bool) -
             id,
             path,
             is_one_of_many: !is_single || args.embeddings,
+            is_single,
             args,
             shared: shared.clone(),
             hash: wants_hash.then(Arc::default),
@@ -211,7 +214,7 @@ impl OpenGguf {
         if let Some(asked) = self.source.args.cache_ram {
             return Ok(asked);
         }
-        if self.source.is_one_of_many {
+        if !self.source.is_single {
             return Ok(0);
         }
         let memory = self.needs()?.memory;
