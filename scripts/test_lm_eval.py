@@ -106,6 +106,7 @@ class Upstream:
 
     def __init__(self):
         command = [LLAMA_SERVER, "-m", MODEL, "--port", "0", "-c", "1024", "-np", "1", "-t", "2", "-fa", "off"]
+        command += ["-ctk", "f32", "-ctv", "f32"]
         self.log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
         self.url = self.wait()

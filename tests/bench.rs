@@ -154,6 +154,6 @@ fn what_cannot_be_measured_is_refused() {
     bench(&["-ub", "0"]).fails(2, &["-ub is 0"]);
     bench(&["-p", "1-"]).fails(2, &["1-8*2"]);
     bench(&["-pg", "1"]).fails(2, &["512,128"]);
-    bench(&["-ctk", "q8_0,q9"]).fails(2, &["f16, q8_0 and q4_0"]);
+    bench(&["-ctk", "q8_0,q9"]).fails(2, &["f32, f16, bf16, q8_0"]);
     bench(&["-ctv", "q8_0", "-fa", "off"]).fails(2, &["needs flash attention"]);
 }

@@ -118,6 +118,11 @@ fn quantized_caches_answer_too() {
         let text = run(&model, flags).ok();
         assert!(text.contains("42"), "{flags:?}: {text}");
     }
+    for cache_type in yi::CacheType::ALL {
+        let name = cache_type.name();
+        let text = run(&model, &["-ctk", name, "-ctv", name]).ok();
+        assert!(text.contains("42"), "{name}: {text}");
+    }
 }
 
 #[test]
@@ -130,7 +135,7 @@ fn settings_that_cannot_work_are_refused_with_a_hint() {
     run(&model, &["--repack", "no_such_tensor"])
         .fails(2, &["no_such_tensor", "hint: `yi inspect`"]);
     run(&model, &["--repack", "["]).fails(2, &["--repack"]);
-    run(&model, &["-ctk", "q5_0"]).fails(2, &["f16, q8_0 and q4_0"]);
+    run(&model, &["-ctk", "q6_k"]).fails(2, &["f32, f16, bf16, q8_0"]);
     run(&model, &["-ub", "0"]).fails(2, &["--ubatch-size"]);
     run(&model, &["-tb", "513"]).fails(2, &["1 to 512"]);
     // Its heads have 16 numbers, half a block.

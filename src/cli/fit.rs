@@ -57,7 +57,7 @@ pub struct FitArgs {
     /// Most tokens that are computed at once, also written -ub
     #[arg(long, value_name = "N", default_value_t = N_BATCH, value_parser = super::args::count)]
     ubatch_size: u32,
-    /// Type of the keys in the cache, also written -ctk: f16, q8_0 or q4_0
+    /// Type of the keys in the cache, also written -ctk: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     cache_type_k: CacheType,
     /// Type of the values in the cache, also written -ctv

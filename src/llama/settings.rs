@@ -6,39 +6,73 @@ use std::str::FromStr;
 use llama_cpp_sys_2 as sys;
 use yi_gguf::DType;
 
-/// How keys or values are stored in the cache.
+/// How keys or values are stored in the cache: llama.cpp's types for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CacheType {
+    /// Single precision: 4 bytes a number.
+    F32,
     /// Half precision: 2 bytes a number.
     #[default]
     F16,
+    /// The upper half of single precision: 2 bytes a number.
+    BF16,
     /// Blocks of 32 numbers in 34 bytes.
     Q8_0,
     /// Blocks of 32 numbers in 18 bytes.
     Q4_0,
+    /// Blocks of 32 numbers in 20 bytes.
+    Q4_1,
+    /// Blocks of 32 numbers in 18 bytes, of levels that lie closer near zero.
+    Iq4Nl,
+    /// Blocks of 32 numbers in 22 bytes.
+    Q5_0,
+    /// Blocks of 32 numbers in 24 bytes.
+    Q5_1,
 }
 
 impl CacheType {
     /// Every type.
-    pub const ALL: [CacheType; 3] = [CacheType::F16, CacheType::Q8_0, CacheType::Q4_0];
+    pub const ALL: [CacheType; 9] = [
+        CacheType::F32,
+        CacheType::F16,
+        CacheType::BF16,
+        CacheType::Q8_0,
+        CacheType::Q4_0,
+        CacheType::Q4_1,
+        CacheType::Iq4Nl,
+        CacheType::Q5_0,
+        CacheType::Q5_1,
+    ];
 
     /// The type as files know it, with its block's length and bytes.
     #[must_use]
     pub const fn dtype(self) -> DType {
         match self {
+            CacheType::F32 => DType::F32,
             CacheType::F16 => DType::F16,
+            CacheType::BF16 => DType::BF16,
             CacheType::Q8_0 => DType::Q8_0,
             CacheType::Q4_0 => DType::Q4_0,
+            CacheType::Q4_1 => DType::Q4_1,
+            CacheType::Iq4Nl => DType::IQ4_NL,
+            CacheType::Q5_0 => DType::Q5_0,
+            CacheType::Q5_1 => DType::Q5_1,
         }
     }
 
-    /// ggml's name: `f16`, `q8_0`, `q4_0`.
+    /// ggml's name, as in `q8_0`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            CacheType::F32 => "f32",
             CacheType::F16 => "f16",
+            CacheType::BF16 => "bf16",
             CacheType::Q8_0 => "q8_0",
             CacheType::Q4_0 => "q4_0",
+            CacheType::Q4_1 => "q4_1",
+            CacheType::Iq4Nl => "iq4_nl",
+            CacheType::Q5_0 => "q5_0",
+            CacheType::Q5_1 => "q5_1",
         }
     }
 
@@ -50,9 +84,15 @@ impl CacheType {
 
     pub(super) const fn raw(self) -> sys::ggml_type {
         match self {
+            CacheType::F32 => sys::GGML_TYPE_F32,
             CacheType::F16 => sys::GGML_TYPE_F16,
+            CacheType::BF16 => sys::GGML_TYPE_BF16,
             CacheType::Q8_0 => sys::GGML_TYPE_Q8_0,
             CacheType::Q4_0 => sys::GGML_TYPE_Q4_0,
+            CacheType::Q4_1 => sys::GGML_TYPE_Q4_1,
+            CacheType::Iq4Nl => sys::GGML_TYPE_IQ4_NL,
+            CacheType::Q5_0 => sys::GGML_TYPE_Q5_0,
+            CacheType::Q5_1 => sys::GGML_TYPE_Q5_1,
         }
     }
 }
@@ -70,7 +110,12 @@ impl FromStr for CacheType {
         CacheType::ALL
             .into_iter()
             .find(|t| t.name().eq_ignore_ascii_case(text))
-            .ok_or_else(|| "the types are f16, q8_0 and q4_0".to_owned())
+            .ok_or_else(|| {
+                format!(
+                    "the types are {}",
+                    CacheType::ALL.map(Self::name).join(", ")
+                )
+            })
     }
 }
 

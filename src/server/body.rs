@@ -10,6 +10,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use futures_util::StreamExt as _;
+use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -43,13 +44,32 @@ impl FromRequest<Arc<App>> for JsonBody {
         let model = if json.len() <= SMALL_BYTES {
             fields(&json)?.string("model")?
         } else {
-            parse(app, json.clone(), |mut fields| fields.string("model")).await?
+            let bytes = json.clone();
+            match blocking(move || Ok(OnlyModel::of(&bytes))).await? {
+                Some(OnlyModel { model }) => model,
+                // What is wrong with it is told as elsewhere.
+                None => parse(app, json.clone(), |mut fields| fields.string("model")).await?,
+            }
         };
         Ok(JsonBody {
             app: Arc::clone(app),
             json,
             model,
         })
+    }
+}
+
+/// The field `model` of a large body, whose other values are passed over and take no memory.
+#[derive(Deserialize)]
+struct OnlyModel {
+    #[serde(default)]
+    model: Option<String>,
+}
+
+impl OnlyModel {
+    fn of(json: &[u8]) -> Option<Self> {
+        let is_object = json.trim_ascii_start().starts_with(b"{");
+        is_object.then(|| serde_json::from_slice(json).ok())?
     }
 }
 
@@ -145,5 +165,35 @@ async fn receive(body: Body, headers: &HeaderMap, app: &App) -> Result<Vec<u8>, 
             bytes.reserve_exact(told.unwrap_or(0).saturating_sub(bytes.len()));
         }
         bytes.extend_from_slice(&chunk);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_model_of_a_large_body_is_that_of_a_small_one_or_left_to_its_reader() {
+        let found = |json: &str| OnlyModel::of(json.as_bytes()).map(|only| only.model);
+        for json in [
+            r#" {"a": [1, {"model": "x"}], "model": "yi"}"#,
+            r#"{"model": "yi", "a": null}"#,
+        ] {
+            assert_eq!(found(json), Some(Some("yi".to_owned())));
+            assert_eq!(
+                fields(json.as_bytes()).unwrap().string("model").unwrap(),
+                Some("yi".to_owned())
+            );
+        }
+        assert_eq!(found(r#"{"model": null}"#), Some(None));
+        assert_eq!(found("{}"), Some(None));
+        for json in [
+            r#"["yi"]"#,
+            r#"{"model": 1}"#,
+            r#"{"model": "a", "model": "b"}"#,
+            r#"{"model": "yi""#,
+        ] {
+            assert_eq!(found(json), None, "{json}");
+        }
     }
 }
