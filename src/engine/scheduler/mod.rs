@@ -2,8 +2,8 @@
 //!
 //! Each round is one batch: cancelled requests leave, waiting ones come in while there is a slot and room
 //! for all of their tokens, every request that generates gets its next token computed, and those whose
-//! prompts are not computed yet share what room the batch has left. Where no prompt waits, so many requests
-//! generate in one batch, and so many tokens are guessed in advance, as make the most tokens in the time.
+//! prompts are not computed yet share what room the batch has left, the shortest first. Where no prompt waits, so many
+//! requests generate in one batch, and so many tokens are guessed in advance, as make the most tokens in the time.
 
 mod admit;
 mod park;
