@@ -129,3 +129,107 @@ fn what_a_shift_has_moved_is_not_parked() {
     assert!(outcome.stats.n_cached <= 20, "{}", outcome.stats.n_cached);
     same_but_for_rounding(&outcome, &alone(&model, &again));
 }
+
+/// Of keys and values.
+fn bytes_of_token(model: &Model) -> u64 {
+    use crate::util::models::{N_EMBD, N_HEADS, N_LAYERS};
+    let (n_heads, n_heads_kv) = model.loaded().n_heads();
+    assert_eq!(n_heads as u64, N_HEADS);
+    2 * 2 * N_LAYERS * (N_EMBD / N_HEADS) * n_heads_kv as u64
+}
+
+fn of_length(model: &Model, text: &str, n: usize) -> Request {
+    let mut request = endless(model, &text.repeat(n), 4);
+    request.prompt.truncate(n);
+    request
+}
+
+fn cached<const N: usize>(engine: &Engine, requests: [&Request; N]) -> [usize; N] {
+    requests.map(|request| ask(engine, request).stats.n_cached)
+}
+
+#[test]
+fn conversations_with_one_start_push_each_other_out_and_none_is_lost() {
+    let model = chatty();
+    let start = "You are a helpful assistant. Answer in few words. ".repeat(4);
+    let [a, b] = ["Hello world, how are you? ", "four five six seven "]
+        .map(|text| endless(&model, &format!("{start}{}", text.repeat(9)), 8));
+    let engine = engine(&model, 1, 2048, LARGE);
+    let found = cached(&engine, [&a, &b, &a, &b]);
+    assert_eq!(
+        found[2..],
+        [a.prompt.len() - 1, b.prompt.len() - 1],
+        "{found:?}"
+    );
+}
+
+#[test]
+fn two_of_more_than_half_the_context_change_places() {
+    let model = chatty();
+    let [a, b] =
+        ["Hello world, how are you?", "four five"].map(|text| of_length(&model, text, 600));
+    let engine = engine(&model, 1, 1024, 1024 * bytes_of_token(&model));
+    let found = cached(&engine, [&a, &b, &a, &b]);
+    assert_eq!(found[2..], [599, 599], "{found:?}");
+}
+
+#[test]
+fn what_has_no_room_beside_stays_in_the_context() {
+    let model = chatty();
+    let all = ["Hello world, how are you?", "one two three", "four five"]
+        .map(|text| of_length(&model, text, 200));
+    let engine = engine(&model, 3, 4096, 300 * bytes_of_token(&model));
+    let found = cached(&engine, [&all[0], &all[1], &all[2], &all[0], &all[1]]);
+    assert_eq!(found[3..], [199, 199], "{found:?}");
+}
+
+#[test]
+fn a_long_one_comes_back_where_its_start_is() {
+    let model = chatty();
+    let mut long = of_length(&model, "four five", 900);
+    let short = of_length(&model, "Hello world, how are you?", 700);
+    let other = of_length(&model, "one two three", 300);
+    long.prompt[..500].copy_from_slice(&short.prompt[..500]);
+    let engine = engine(&model, 1, 1024, LARGE);
+    let found = cached(&engine, [&long, &other, &short, &long]);
+    assert_eq!(found[3], 899, "{found:?}");
+    same_but_for_rounding(&ask(&engine, &long), &alone(&model, &long));
+}
+
+#[test]
+fn a_long_one_is_not_brought_back_for_a_few_tokens() {
+    let model = chatty();
+    let long = of_length(&model, "Hello world, how are you?", 3000);
+    let other = of_length(&model, "one two three", 20);
+    let mut next = of_length(&model, "four five", 20);
+    next.prompt[0] = long.prompt[0];
+    let engine = engine(&model, 1, 4096, LARGE);
+    let found = cached(&engine, [&long, &other, &next, &long]);
+    assert_eq!(found[2..], [0, 2999], "{found:?}");
+}
+
+#[test]
+fn every_type_of_keys_is_shifted_or_refuses_to_be() {
+    let model = chatty();
+    // A quantized one needs longer heads.
+    let types = yi::CacheType::ALL.into_iter();
+    for type_k in types.filter(|cache_type| !cache_type.is_quantized()) {
+        let context = ContextParams {
+            n_ctx: 256,
+            type_k,
+            ..ContextParams::default()
+        };
+        let engine = model
+            .engine(&context, &EngineParams::default(), Arc::default())
+            .unwrap();
+        let mut request = endless(&model, &"one two three ".repeat(9), 400);
+        request.overflow = Overflow::Shift { n_keep: 20 };
+        match engine.submit(request).and_then(|answer| answer.finish()) {
+            Ok(answer) => assert!(answer.tokens.len() > 256),
+            Err(error) => assert!(
+                matches!(error, yi::EngineError::CannotShift),
+                "{type_k}: {error}"
+            ),
+        }
+    }
+}

@@ -291,7 +291,13 @@ pub fn run(args: &ServeArgs, tables: &[ModelTable]) -> Result<(), Error> {
     let mut offers = Vec::with_capacity(models.len());
     for model in models {
         let is_named = model.is_named;
-        let offer = source::offer(model, &shared, is_single, wants_hash);
+        let offer = source::offer(
+            model,
+            &shared,
+            is_single,
+            wants_hash,
+            args.fleet.memory_budget,
+        );
         // What is wrong with a file that was named is told before the server starts. In a folder there may be
         // others.
         if is_named {

@@ -53,6 +53,11 @@ impl Cells {
         }
     }
 
+    /// Whether no more than one sequence holds each of these.
+    pub fn are_own(&self, cells: &[Cell]) -> bool {
+        cells.iter().all(|&cell| self.holders[cell as usize] == 1)
+    }
+
     /// Number of different places in these lists.
     pub fn n_different<'a>(&self, lists: impl Iterator<Item = &'a [Cell]>) -> usize {
         let mut seen = vec![false; self.holders.len()];

@@ -1,6 +1,7 @@
 //! What finished requests have left and others have pushed out of the context, in main memory: a conversation that
 //! goes on is copied back, and not computed again.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 
 use crate::llama::TokenId;
@@ -12,6 +13,19 @@ pub struct Parked {
     all: VecDeque<Entry>,
     n_bytes: u64,
     max_bytes: u64,
+}
+
+/// Computing a token takes many times as long as copying one: what saves a smaller part of the tokens than one in so
+/// many is not copied.
+pub const LEAST_SHARE: usize = 16;
+
+/// What may leave for an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evicts {
+    /// Others, the least recently used one first.
+    Oldest,
+    /// None but its own starts.
+    Nothing,
 }
 
 /// The first tokens of a conversation.
@@ -50,6 +64,35 @@ impl Parked {
         self.max_bytes
     }
 
+    /// Makes room for an entry whose state takes so many bytes: in place of those that are its starts, and of what was
+    /// not used for the longest time, if that may be. Whether there is.
+    pub fn make_room(
+        &mut self,
+        namespace: &str,
+        tokens: &[TokenId],
+        n_state: u64,
+        evicts: Evicts,
+    ) -> bool {
+        let n_bytes = n_state + (size_of_val(tokens) + namespace.len()) as u64;
+        let is_start = |old: &&Entry| old.is_start_of(namespace, tokens);
+        let n_starts: u64 = self.all.iter().filter(is_start).map(Entry::n_bytes).sum();
+        let n_others = self.n_bytes - n_starts;
+        if n_bytes > self.max_bytes
+            || evicts == Evicts::Nothing && n_others + n_bytes > self.max_bytes
+        {
+            return false;
+        }
+        self.all.retain(|old| !old.is_start_of(namespace, tokens));
+        self.n_bytes = n_others;
+        while self.n_bytes + n_bytes > self.max_bytes {
+            let Some(oldest) = self.all.pop_front() else {
+                break;
+            };
+            self.n_bytes -= oldest.n_bytes();
+        }
+        true
+    }
+
     /// Whether an entry begins with these tokens. It counts as used.
     pub fn has(&mut self, namespace: &str, tokens: &[TokenId]) -> bool {
         let found = self
@@ -63,7 +106,7 @@ impl Parked {
     }
 
     /// Takes the entry out that has the most tokens in common with the start of these, with their number, if they are
-    /// more than `n_known`.
+    /// enough more than `n_known` to read all of it.
     pub fn take(
         &mut self,
         namespace: &str,
@@ -75,11 +118,11 @@ impl Parked {
             pairs.take_while(|(a, b)| a == b).count()
         };
         let of_caller = self.all.iter().enumerate();
-        let (at, n) = of_caller
+        let (at, n, _) = of_caller
             .filter(|(_, entry)| entry.namespace == namespace)
-            .map(|(at, entry)| (at, n_common(entry)))
-            .max_by_key(|&(_, n)| n)
-            .filter(|&(_, n)| n > n_known)?;
+            .map(|(at, entry)| (at, n_common(entry), entry.tokens.len()))
+            .filter(|&(_, n, n_entry)| n > n_known && (n - n_known) * LEAST_SHARE >= n_entry)
+            .max_by_key(|&(_, n, n_entry)| (n, Reverse(n_entry)))?;
         let entry = self.all.remove(at)?;
         self.n_bytes -= entry.n_bytes();
         Some((entry, n))
@@ -87,22 +130,14 @@ impl Parked {
 
     /// Keeps an entry, in place of those that are its starts and of what was not used for the longest time. One that
     /// is too large is dropped itself.
-    pub fn put(&mut self, entry: Entry) {
-        let n_bytes = entry.n_bytes();
-        if n_bytes > self.max_bytes {
-            return;
+    pub fn put(&mut self, entry: Entry) -> bool {
+        let n_state = entry.state.len() as u64;
+        let has_room = self.make_room(&entry.namespace, &entry.tokens, n_state, Evicts::Oldest);
+        if has_room {
+            self.n_bytes += entry.n_bytes();
+            self.all.push_back(entry);
         }
-        let is_start = |old: &Entry| old.is_start_of(&entry.namespace, &entry.tokens);
-        self.all.retain(|old| !is_start(old));
-        self.n_bytes = self.all.iter().map(Entry::n_bytes).sum();
-        while self.n_bytes + n_bytes > self.max_bytes {
-            let Some(oldest) = self.all.pop_front() else {
-                break;
-            };
-            self.n_bytes -= oldest.n_bytes();
-        }
-        self.n_bytes += n_bytes;
-        self.all.push_back(entry);
+        has_room
     }
 }
 

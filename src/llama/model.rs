@@ -275,6 +275,11 @@ impl Model {
         unsafe { sys::llama_model_n_swa(self.model.as_ptr()) != 0 }
     }
 
+    /// Whether parts of a sequence can be saved, see [`Context::can_save`](super::Context::can_save).
+    pub(super) fn can_save(&self) -> bool {
+        !self.is_recurrent() && !self.has_encoder() && !self.has_sliding_window()
+    }
+
     /// Whether the prompt goes through an encoder (T5 and its kin).
     #[must_use]
     pub fn has_encoder(&self) -> bool {

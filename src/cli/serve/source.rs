@@ -35,6 +35,8 @@ struct GgufSource {
     is_one_of_many: bool,
     /// No other model is served.
     is_single: bool,
+    /// All models together may take so much.
+    memory_budget: Option<u64>,
     /// Where the audit log wants the file's hash: the last one, so that a model that comes again need not be read
     /// twice.
     hash: Option<Arc<Mutex<Option<Hashed>>>>,
@@ -49,7 +51,13 @@ struct Hashed {
 }
 
 /// What the fleet is told of a model.
-pub fn offer(model: Named, shared: &Shared, is_single: bool, wants_hash: bool) -> Offer {
+pub fn offer(
+    model: Named,
+    shared: &Shared,
+    is_single: bool,
+    wants_hash: bool,
+    memory_budget: Option<u64>,
+) -> Offer {
     let Named { id, path, args, .. } = model;
     Offer {
         id: id.clone(),
@@ -61,6 +69,7 @@ pub fn offer(model: Named, shared: &Shared, is_single: bool, wants_hash: bool) -
             path,
             is_one_of_many: !is_single || args.embeddings,
             is_single,
+            memory_budget,
             args,
             shared: shared.clone(),
             hash: wants_hash.then(Arc::default),
@@ -219,6 +228,7 @@ impl OpenGguf {
         }
         let memory = self.needs()?.memory;
         let available = memory::available_bytes().unwrap_or(0);
+        let available = available.min(self.source.memory_budget.unwrap_or(u64::MAX));
         Ok(memory
             .kv_cache
             .min(available.saturating_sub(memory.total()) / 2))

@@ -2,6 +2,7 @@
 
 use super::{Scheduler, sequence};
 use crate::engine::inbox::Waiting;
+use crate::engine::parked::{Evicts, LEAST_SHARE};
 use crate::engine::request::{Request, StopReason};
 use crate::llama::{DecodeError, TokenId};
 
@@ -70,10 +71,16 @@ impl Scheduler {
             source,
             n_cached,
         } = place;
+        // Before others are parked in its place.
+        let parked = self.take_parked(&waiting.request, n_cached);
         if source == Some(target) {
+            let n = self.slots[target].tokens.len();
+            if (n - n_cached) * LEAST_SHARE > n {
+                self.park(target, Evicts::Oldest);
+            }
             self.cut(target, n_cached);
         } else {
-            self.park(target);
+            self.park(target, Evicts::Oldest);
             self.cut(target, 0);
             if let Some(source) = source {
                 self.copy(source, target, n_cached);
@@ -92,7 +99,9 @@ impl Scheduler {
             };
         }
         self.slots[target].job = Some(job);
-        self.unpark(target);
+        if let Some((entry, n_common)) = parked {
+            self.unpark(target, entry, n_common);
+        }
         let n_from_disk = self.restore(target);
         self.park_beside(target);
         let slot = &mut self.slots[target];

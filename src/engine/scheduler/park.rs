@@ -1,64 +1,80 @@
 //! Conversations that leave the context, and come back.
 
 use super::{Scheduler, sequence};
-use crate::engine::parked::Entry;
+use crate::engine::parked::{Entry, Evicts, LEAST_SHARE};
+use crate::engine::request::Request;
 use crate::llama::Model;
 
 impl Scheduler {
     /// Keeps in main memory what a slot has, which is about to lose it. Whether it is there then.
-    pub(super) fn park(&mut self, index: usize) -> bool {
+    pub(super) fn park(&mut self, index: usize, evicts: Evicts) -> bool {
         let slot = &self.slots[index];
         let n = slot.n_unshifted.unwrap_or(slot.tokens.len());
-        let max_bytes = self.parked.max_bytes();
-        if n == 0 || max_bytes == 0 {
+        if n == 0 || self.parked.max_bytes() == 0 {
             return false;
         }
-        let tokens = slot.tokens[..n].to_vec();
-        if self.parked.has(&slot.namespace, &tokens) {
+        let tokens = &slot.tokens[..n];
+        if self.parked.has(&slot.namespace, tokens) {
             return true;
         }
-        let namespace = slot.namespace.clone();
-        let state = self.context.save(sequence(index), 0..n, max_bytes);
-        let Some(state) = state else {
+        let parked = &mut self.parked;
+        let has_room = |n_state| parked.make_room(&slot.namespace, tokens, n_state, evicts);
+        let Some(state) = self.context.save(sequence(index), 0..n, has_room) else {
             return false;
         };
         self.parked.put(Entry {
-            namespace,
-            tokens,
+            namespace: slot.namespace.clone(),
+            tokens: tokens.to_vec(),
             state,
-        });
-        true
+        })
     }
 
-    /// Brings back what was parked of a prompt's start, beyond what is in the slot.
-    pub(super) fn unpark(&mut self, index: usize) {
-        let slot = &self.slots[index];
-        let Some(job) = slot.job.as_ref().filter(|job| !job.computes_all()) else {
-            return;
-        };
-        let n_before = slot.tokens.len();
+    /// Takes out what is parked of a prompt's start, if it is worth bringing back.
+    pub(super) fn take_parked(
+        &mut self,
+        request: &Request,
+        n_known: usize,
+    ) -> Option<(Entry, usize)> {
+        if request.prompt_logprobs.is_some() {
+            return None;
+        }
         // The last token is computed in any case, for its logits.
-        let input = job.input[..job.input.len() - 1].to_vec();
-        let namespace = slot.namespace.clone();
-        let Some((entry, n_common)) = self.parked.take(&namespace, &input, n_before) else {
-            return;
-        };
+        let (_, input) = request.prompt.split_last()?;
+        self.parked.take(&request.namespace, input, n_known)
+    }
+
+    /// Brings it back, beyond what is in the slot.
+    pub(super) fn unpark(&mut self, index: usize, entry: Entry, n_common: usize) {
         let n_entry = entry.tokens.len();
-        if let Some(cells) = self.make_room(n_entry - n_before) {
-            let positions = 0..n_entry;
+        // All of it is read, beside what the slot has of it.
+        let mut cells = self.make_room(n_entry);
+        let own = &self.slots[index].cells;
+        if cells.is_none() && self.cells.n_free() + own.len() >= n_entry && self.cells.are_own(own)
+        {
+            self.cut(index, 0);
+            cells = self.make_room(n_entry);
+        }
+        let n_before = self.slots[index].tokens.len();
+        let mut is_back = false;
+        if let Some(mut cells) = cells {
+            self.cells.release(cells.split_off(n_entry - n_before));
             if self
                 .context
-                .restore(&entry.state, sequence(index), positions, n_before)
+                .restore(&entry.state, sequence(index), 0..n_entry, n_before)
             {
                 let slot = &mut self.slots[index];
                 slot.tokens.extend_from_slice(&entry.tokens[n_before..]);
                 slot.cells.extend(cells);
                 self.cut(index, n_common);
+                is_back = (n_entry - n_common) * LEAST_SHARE < n_entry;
             } else {
                 self.cells.release(cells);
             }
         }
-        self.parked.put(entry);
+        // What is in the slot, all or nearly all of it, is parked again when it leaves it.
+        if !is_back {
+            self.parked.put(entry);
+        }
     }
 
     /// Parks the other conversations that nobody asks for now, where it saves time: each batch looks at every token
@@ -77,7 +93,10 @@ impl Scheduler {
             return;
         }
         for other in 0..self.slots.len() {
-            if other != index && self.slots[other].job.is_none() && self.park(other) {
+            if other != index
+                && self.slots[other].job.is_none()
+                && self.park(other, Evicts::Nothing)
+            {
                 self.cut(other, 0);
             }
         }

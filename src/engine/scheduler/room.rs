@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::{Scheduler, sequence};
 use crate::engine::cells::Cell;
+use crate::engine::parked::Evicts;
 use crate::engine::slot::Job;
 
 impl Scheduler {
@@ -43,7 +44,7 @@ impl Scheduler {
                 if slot.job.is_some() {
                     return false;
                 }
-                self.park(other);
+                self.park(other, Evicts::Oldest);
                 self.cut(other, 0);
             }
         }
@@ -72,7 +73,7 @@ impl Scheduler {
             let oldest = (0..self.slots.len())
                 .filter(idle)
                 .min_by_key(|&slot| self.slots[slot].last_used)?;
-            self.park(oldest);
+            self.park(oldest, Evicts::Oldest);
             self.cut(oldest, 0);
         }
         self.cells.take(n)

@@ -56,19 +56,16 @@ impl Context {
     /// and not where the state is that of the last token, or old tokens are forgotten (sliding windows).
     #[must_use]
     pub fn can_save(&self) -> bool {
-        !self.model.is_recurrent()
-            && !self.model.has_encoder()
-            && !self.model.has_sliding_window()
-            && self.spare_sequence().is_some()
+        self.model.can_save() && self.spare_sequence().is_some()
     }
 
     /// The keys and values of some positions of a sequence, in llama.cpp's own format; `None` when they
-    /// cannot be saved, or are more than so many bytes.
+    /// cannot be saved, or `has_room` refuses so many bytes.
     pub fn save(
         &mut self,
         sequence: u32,
         positions: Range<usize>,
-        max_bytes: u64,
+        has_room: impl FnOnce(u64) -> bool,
     ) -> Option<Vec<u8>> {
         let (spare, [from, to]) = self.part(sequence, &positions)?;
         let sequence = i32::try_from(sequence).ok()?;
@@ -83,7 +80,7 @@ impl Context {
             sys::llama_memory_seq_rm(memory, spare, -1, -1);
             sys::llama_memory_seq_cp(memory, sequence, spare, from, to);
             let n_bytes = sys::llama_state_seq_get_size(context, spare);
-            let is_small = n_bytes > 0 && n_bytes as u64 <= max_bytes;
+            let is_small = n_bytes > 0 && has_room(n_bytes as u64);
             let state = is_small.then(|| {
                 let mut state = vec![0u8; n_bytes];
                 let n = sys::llama_state_seq_get_data(context, state.as_mut_ptr(), n_bytes, spare);
@@ -145,7 +142,7 @@ impl Context {
         // SAFETY: the context is alive; the memory is null for models without one.
         unsafe {
             let memory = sys::llama_get_memory(self.context.as_ptr());
-            !memory.is_null() && sys::llama_memory_can_shift(memory)
+            !memory.is_null() && sys::llama_memory_can_shift(memory) && self.can_rotate
         }
     }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError};
 
 use llama_cpp_sys_2 as sys;
 
-use super::{Adapter, Batch, Model, Pooling, log, turns};
+use super::{Adapter, Batch, CacheType, Model, Pooling, log, turns};
 use threads::Threads;
 
 pub use output::all_logits;
@@ -61,6 +61,8 @@ pub struct Context {
     /// Sequences for others; the spare one, where there is one, has the next number.
     n_seq_max: u32,
     has_spare_sequence: bool,
+    /// ggml turns keys of this type: not those in bf16, on which it aborts.
+    can_rotate: bool,
     n_vocab: usize,
     /// The context computes vectors, of so many numbers.
     n_embd: Option<usize>,
@@ -106,7 +108,9 @@ impl Context {
         raw.n_ctx = params.n_ctx;
         raw.n_batch = params.n_batch;
         raw.n_ubatch = params.n_ubatch.min(params.n_batch);
-        raw.n_seq_max = params.n_seq_max + u32::from(params.has_spare_sequence());
+        // Where nothing can be saved, it would only take memory.
+        let has_spare_sequence = params.has_spare_sequence() && model.can_save();
+        raw.n_seq_max = params.n_seq_max + u32::from(has_spare_sequence);
         // One cache for all sequences: any of them may fill it, and sharing a start costs nothing.
         raw.kv_unified = true;
         raw.n_threads = params.n_threads as i32;
@@ -167,7 +171,8 @@ impl Context {
             n_batch: n_batch as usize,
             n_ubatch: n_ubatch as usize,
             n_seq_max: params.n_seq_max,
-            has_spare_sequence: params.has_spare_sequence(),
+            has_spare_sequence,
+            can_rotate: params.type_k != CacheType::BF16,
             n_vocab,
             n_embd,
             pooling: params.pooling,
