@@ -5,6 +5,9 @@ use crate::engine::parked::{Entry, Evicts, LEAST_SHARE};
 use crate::engine::request::Request;
 use crate::llama::Model;
 
+/// Tokens of an answer, unless its request limits it to fewer.
+const USUAL_ANSWER: usize = 256;
+
 impl Scheduler {
     /// Keeps in main memory what a slot has, which is about to lose it. Whether it is there then.
     pub(super) fn park(&mut self, index: usize, evicts: Evicts) -> bool {
@@ -85,10 +88,10 @@ impl Scheduler {
             return;
         }
         let slot = &self.slots[index];
-        let n_to_come = slot
-            .job
-            .as_ref()
-            .map_or(0, |job| job.n_cells - slot.tokens.len());
+        let n_to_come = slot.job.as_ref().map_or(0, |job| {
+            let n_prompt = job.input.len() - slot.tokens.len();
+            n_prompt + USUAL_ANSWER.min(job.n_cells.saturating_sub(job.input.len()))
+        });
         if n_to_come < self.n_worth_parking {
             return;
         }
