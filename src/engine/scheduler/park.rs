@@ -20,8 +20,18 @@ impl Scheduler {
         if self.parked.has(&slot.namespace, tokens) {
             return true;
         }
-        let parked = &mut self.parked;
-        let has_room = |n_state| parked.make_room(&slot.namespace, tokens, n_state, evicts);
+        let (parked, n_ctx) = (&mut self.parked, self.n_ctx as u64);
+        let has_room = |n_state: u64| {
+            // Where main memory has room for a whole context, nothing is lost that the context alone would have kept.
+            let of_context = (n_state / n as u64).saturating_mul(n_ctx);
+            let holds_context = of_context - of_context / 8 <= parked.max_bytes();
+            let evicts = if holds_context {
+                Evicts::Oldest
+            } else {
+                evicts
+            };
+            parked.make_room(&slot.namespace, tokens, n_state, evicts)
+        };
         let Some(state) = self.context.save(sequence(index), 0..n, has_room) else {
             return false;
         };
