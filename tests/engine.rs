@@ -20,7 +20,7 @@ pub fn chatty() -> Model {
     Model::open(models::chatty()).unwrap()
 }
 
-fn engine(model: &Model, n_parallel: u32, n_ctx: u32, params: &EngineParams) -> Engine {
+pub fn engine(model: &Model, n_parallel: u32, n_ctx: u32, params: &EngineParams) -> Engine {
     let context = ContextParams {
         n_ctx,
         n_seq_max: n_parallel,
@@ -57,11 +57,15 @@ pub fn alone(model: &Model, request: &Request) -> Outcome {
     engine.submit(request.clone()).unwrap().finish().unwrap()
 }
 
+/// Number of tokens at the start that both have.
+pub fn n_common(a: &[i32], b: &[i32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
 /// Asserts that two greedy answers are the same up to where the two best logits are too close to tell.
 /// Returns whether there is such a place.
 pub fn same_but_for_rounding(found: &Outcome, expected: &Outcome) -> bool {
-    let tokens = found.tokens.iter().zip(&expected.tokens);
-    let n_same = tokens.take_while(|(a, b)| a == b).count();
+    let n_same = n_common(&found.tokens, &expected.tokens);
     if n_same == found.tokens.len() && n_same == expected.tokens.len() {
         assert_eq!((&found.text, found.stop), (&expected.text, expected.stop));
         return false;
@@ -352,11 +356,7 @@ fn a_common_start_is_computed_once_and_changes_no_answer() {
     };
     let (first, none) = ask("Hello");
     let (second, some) = ask("And now?");
-    let common = first
-        .iter()
-        .zip(&second)
-        .take_while(|(a, b)| a == b)
-        .count();
+    let common = n_common(&first, &second);
     assert_eq!((none, some), (0, common));
     assert!(common > 40);
     // The whole prompt, of which the last token is computed for its logits; the first is still there.

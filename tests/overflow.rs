@@ -5,7 +5,7 @@ use std::sync::Arc;
 use yi::{ContextParams, Engine, EngineError, EngineParams, Model, Overflow, Request, StopReason};
 
 use crate::args;
-use crate::engine::{alone, chatty, endless, same_but_for_rounding};
+use crate::engine::{alone, chatty, endless, n_common, same_but_for_rounding};
 use crate::util::architectures;
 use crate::util::models;
 use crate::util::program::yi;
@@ -97,12 +97,7 @@ fn a_shift_goes_on_where_the_context_ends() {
         first.limits.n_predict = Some(N_CTX - 100);
         first.overflow = Overflow::Error;
         let expected = alone(&model, &first);
-        let n = expected
-            .tokens
-            .iter()
-            .zip(&outcome.tokens)
-            .take_while(|(a, b)| a == b)
-            .count();
+        let n = n_common(&expected.tokens, &outcome.tokens);
         assert!(
             n == expected.tokens.len()
                 || expected.logprobs[n].top[0].logprob - expected.logprobs[n].top[1].logprob < 1e-3
@@ -232,4 +227,30 @@ fn a_context_of_one_token_is_no_fault() {
     ];
     let code = yi(asked).code;
     assert!(matches!(code, Some(0 | 2 | 6)), "{code:?}");
+}
+
+#[test]
+fn every_type_of_keys_is_shifted_or_refuses_to_be() {
+    let model = chatty();
+    // A quantized one needs longer heads.
+    let types = yi::CacheType::ALL.into_iter();
+    for type_k in types.filter(|cache_type| !cache_type.is_quantized()) {
+        let context = ContextParams {
+            n_ctx: 256,
+            type_k,
+            ..ContextParams::default()
+        };
+        let engine = model
+            .engine(&context, &EngineParams::default(), Arc::default())
+            .unwrap();
+        let mut request = endless(&model, &"one two three ".repeat(9), 400);
+        request.overflow = Overflow::Shift { n_keep: 20 };
+        match engine.submit(request).and_then(|answer| answer.finish()) {
+            Ok(answer) => assert!(answer.tokens.len() > 256),
+            Err(error) => assert!(
+                matches!(error, EngineError::CannotShift),
+                "{type_k}: {error}"
+            ),
+        }
+    }
 }

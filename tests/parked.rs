@@ -1,24 +1,17 @@
 //! Conversations that others push out of the context, and that go on.
 
-use std::sync::Arc;
+use yi::{Engine, EngineParams, Model, Outcome, Overflow, Request};
 
-use yi::{ContextParams, Engine, EngineParams, Model, Outcome, Overflow, Request};
-
-use crate::engine::{alone, chatty, endless, same_but_for_rounding};
+use crate::engine::{alone, chatty, endless, n_common, same_but_for_rounding};
 
 const LARGE: u64 = 1 << 30;
 
 fn engine(model: &Model, n_parallel: u32, n_ctx: u32, parked_bytes: u64) -> Engine {
-    let context = ContextParams {
-        n_ctx,
-        n_seq_max: n_parallel,
-        ..ContextParams::default()
-    };
     let params = EngineParams {
         parked_bytes,
         ..EngineParams::default()
     };
-    model.engine(&context, &params, Arc::default()).unwrap()
+    crate::engine::engine(model, n_parallel, n_ctx, &params)
 }
 
 fn ask(engine: &Engine, request: &Request) -> Outcome {
@@ -73,9 +66,10 @@ fn the_start_of_a_parked_conversation_serves_another_one() {
     ask(&engine, &first);
     ask(&engine, &endless(&model, "one two three", 8));
     let outcome = ask(&engine, &second);
-    let pairs = first.prompt.iter().zip(&second.prompt);
-    let n_common = pairs.take_while(|(a, b)| a == b).count();
-    assert_eq!(outcome.stats.n_cached, n_common);
+    assert_eq!(
+        outcome.stats.n_cached,
+        n_common(&first.prompt, &second.prompt)
+    );
     same_but_for_rounding(&outcome, &alone(&model, &second));
 }
 
@@ -101,13 +95,8 @@ fn one_that_is_too_large_is_computed_again() {
     let [long, short, _] = conversations(&model);
     let mut long = long;
     long.prompt = long.prompt.repeat(30);
-    let state_bytes = |n_tokens: usize| 2 * 4 * model.loaded().n_embd() * 2 * n_tokens;
-    let engine = engine(
-        &model,
-        1,
-        4096,
-        state_bytes(short.prompt.len() + 40) as u64 * 2,
-    );
+    let of_both = 2 * (short.prompt.len() as u64 + 40) * bytes_of_token(&model);
+    let engine = engine(&model, 1, 4096, of_both);
     ask(&engine, &long);
     ask(&engine, &short);
     assert!(ask(&engine, &long).stats.n_cached < 3);
@@ -206,30 +195,4 @@ fn a_long_one_is_not_brought_back_for_a_few_tokens() {
     let engine = engine(&model, 1, 4096, LARGE);
     let found = cached(&engine, [&long, &other, &next, &long]);
     assert_eq!(found[2..], [0, 2999], "{found:?}");
-}
-
-#[test]
-fn every_type_of_keys_is_shifted_or_refuses_to_be() {
-    let model = chatty();
-    // A quantized one needs longer heads.
-    let types = yi::CacheType::ALL.into_iter();
-    for type_k in types.filter(|cache_type| !cache_type.is_quantized()) {
-        let context = ContextParams {
-            n_ctx: 256,
-            type_k,
-            ..ContextParams::default()
-        };
-        let engine = model
-            .engine(&context, &EngineParams::default(), Arc::default())
-            .unwrap();
-        let mut request = endless(&model, &"one two three ".repeat(9), 400);
-        request.overflow = Overflow::Shift { n_keep: 20 };
-        match engine.submit(request).and_then(|answer| answer.finish()) {
-            Ok(answer) => assert!(answer.tokens.len() > 256),
-            Err(error) => assert!(
-                matches!(error, yi::EngineError::CannotShift),
-                "{type_k}: {error}"
-            ),
-        }
-    }
 }

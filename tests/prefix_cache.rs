@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use yi::engine::disk::{BLOCK_TOKENS, CacheError};
 use yi::{CacheType, ContextParams, Engine, EngineParams, Model, Outcome, PrefixCache, Request};
 
-use crate::engine::{alone, chatty, endless, same_but_for_rounding};
+use crate::engine::{alone, chatty, endless, n_common, same_but_for_rounding};
 use crate::util::architectures;
 use crate::util::models::{Random, no_template};
 
@@ -89,12 +89,7 @@ fn a_start_is_there_after_a_restart_and_changes_no_answer() {
     same_but_for_rounding(&warm, &alone(&model, &first));
 
     // Another end.
-    let common = first
-        .prompt
-        .iter()
-        .zip(&second.prompt)
-        .take_while(|(a, b)| a == b);
-    let n = common.count() / BLOCK_TOKENS * BLOCK_TOKENS;
+    let n = n_common(&first.prompt, &second.prompt) / BLOCK_TOKENS * BLOCK_TOKENS;
     let other = ask(&model, folder.path(), &second);
     assert_eq!(other.stats.n_from_disk, n);
     same_but_for_rounding(&other, &alone(&model, &second));

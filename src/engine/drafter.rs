@@ -1,6 +1,7 @@
 //! A second, smaller model that guesses what the first one will write.
 
 use super::costs::BatchCosts;
+use super::prefix::n_common;
 use crate::llama::{Batch, Context, DecodeError, TokenId};
 
 /// Guesses that are less likely than this by the small model's own account are not made.
@@ -137,9 +138,8 @@ impl Drafter {
         n: usize,
     ) -> Result<Vec<TokenId>, DecodeError> {
         // The last token is computed in any case, for its logits.
-        let computed = &self.slots[slot].tokens;
-        let common = computed.iter().zip(input).take_while(|(a, b)| a == b);
-        let n_common = common.count().min(input.len().saturating_sub(1));
+        let n_common = n_common(&self.slots[slot].tokens, input);
+        let n_common = n_common.min(input.len().saturating_sub(1));
         let n_kept = if self.context.truncate(sequence(slot), n_common) {
             n_common
         } else {

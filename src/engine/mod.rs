@@ -13,6 +13,7 @@ mod jinja;
 mod logprobs;
 mod lookup;
 mod parked;
+mod prefix;
 mod request;
 pub mod sample;
 mod scheduler;

@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 
+use super::prefix::n_common;
 use crate::llama::TokenId;
 
 /// Tokens with their keys and values, up to a number of bytes; what was not used for the longest time goes first.
@@ -113,14 +114,10 @@ impl Parked {
         tokens: &[TokenId],
         n_known: usize,
     ) -> Option<(Entry, usize)> {
-        let n_common = |entry: &Entry| {
-            let pairs = entry.tokens.iter().zip(tokens);
-            pairs.take_while(|(a, b)| a == b).count()
-        };
         let of_caller = self.all.iter().enumerate();
         let (at, n, _) = of_caller
             .filter(|(_, entry)| entry.namespace == namespace)
-            .map(|(at, entry)| (at, n_common(entry), entry.tokens.len()))
+            .map(|(at, entry)| (at, n_common(&entry.tokens, tokens), entry.tokens.len()))
             .filter(|&(_, n, n_entry)| n > n_known && (n - n_known) * LEAST_SHARE >= n_entry)
             .max_by_key(|&(_, n, n_entry)| (n, Reverse(n_entry)))?;
         let entry = self.all.remove(at)?;
@@ -128,16 +125,19 @@ impl Parked {
         Some((entry, n))
     }
 
+    /// Keeps an entry that there is room for, see [`Parked::make_room`].
+    pub fn insert(&mut self, entry: Entry) {
+        self.n_bytes += entry.n_bytes();
+        self.all.push_back(entry);
+    }
+
     /// Keeps an entry, in place of those that are its starts and of what was not used for the longest time. One that
     /// is too large is dropped itself.
-    pub fn put(&mut self, entry: Entry) -> bool {
+    pub fn put(&mut self, entry: Entry) {
         let n_state = entry.state.len() as u64;
-        let has_room = self.make_room(&entry.namespace, &entry.tokens, n_state, Evicts::Oldest);
-        if has_room {
-            self.n_bytes += entry.n_bytes();
-            self.all.push_back(entry);
+        if self.make_room(&entry.namespace, &entry.tokens, n_state, Evicts::Oldest) {
+            self.insert(entry);
         }
-        has_room
     }
 }
 

@@ -9,6 +9,7 @@ use super::error::EngineError;
 use super::inbox::Waiting;
 use super::logprobs::TokenLogprobs;
 use super::lookup::Lookup;
+use super::prefix::n_common;
 use super::request::{CLOSE_LOGITS, Finished, Limits, Overflow, Piece, Stats, StopReason, n_kept};
 use super::sample::{Choice, NoChoice, Sampler};
 use super::stop::StopStrings;
@@ -37,12 +38,7 @@ pub struct Slot {
 impl Slot {
     /// Number of tokens at the start that these tokens have, too.
     pub fn common_prefix(&self, tokens: &[TokenId]) -> usize {
-        self.tokens
-            .iter()
-            .zip(tokens)
-            .take_while(|(a, b)| a == b)
-            .count()
-            .min(self.n_unshifted.unwrap_or(usize::MAX))
+        n_common(&self.tokens, tokens).min(self.n_unshifted.unwrap_or(usize::MAX))
     }
 }
 

@@ -83,17 +83,7 @@ impl CacheType {
     }
 
     pub(super) const fn raw(self) -> sys::ggml_type {
-        match self {
-            CacheType::F32 => sys::GGML_TYPE_F32,
-            CacheType::F16 => sys::GGML_TYPE_F16,
-            CacheType::BF16 => sys::GGML_TYPE_BF16,
-            CacheType::Q8_0 => sys::GGML_TYPE_Q8_0,
-            CacheType::Q4_0 => sys::GGML_TYPE_Q4_0,
-            CacheType::Q4_1 => sys::GGML_TYPE_Q4_1,
-            CacheType::Iq4Nl => sys::GGML_TYPE_IQ4_NL,
-            CacheType::Q5_0 => sys::GGML_TYPE_Q5_0,
-            CacheType::Q5_1 => sys::GGML_TYPE_Q5_1,
-        }
+        self.dtype().id() as sys::ggml_type
     }
 }
 

@@ -62,7 +62,6 @@ impl FromRequest<Arc<App>> for JsonBody {
 /// The field `model` of a large body, whose other values are passed over and take no memory.
 #[derive(Deserialize)]
 struct OnlyModel {
-    #[serde(default)]
     model: Option<String>,
 }
 

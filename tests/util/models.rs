@@ -51,34 +51,31 @@ pub fn convert_checkpoint(input: &Path, output: &Path, file_type: FileType) {
     .unwrap();
 }
 
+/// One of the bundled checkpoints as a file of that name.
+fn converted(checkpoint: &str, name: &str, file_type: FileType) -> PathBuf {
+    let path = path_of(name);
+    convert_checkpoint(&fixture(checkpoint), &path, file_type);
+    path
+}
+
 /// The golden checkpoint, converted by our own library.
 pub fn golden() -> &'static Path {
-    static GOLDEN: LazyLock<PathBuf> = LazyLock::new(|| {
-        let input = fixture("golden/yi-8layer");
-        let path = path_of("golden-q8_0");
-        convert_checkpoint(&input, &path, FileType::Q8_0);
-        path
-    });
+    static GOLDEN: LazyLock<PathBuf> =
+        LazyLock::new(|| converted("golden/yi-8layer", "golden-q8_0", FileType::Q8_0));
     &GOLDEN
 }
 
 /// The bundled demo model, which answers questions.
 pub fn demo() -> &'static Path {
-    static DEMO: LazyLock<PathBuf> = LazyLock::new(|| {
-        let path = path_of("demo-bf16");
-        convert_checkpoint(&fixture("yi-demo"), &path, FileType::BF16);
-        path
-    });
+    static DEMO: LazyLock<PathBuf> =
+        LazyLock::new(|| converted("yi-demo", "demo-bf16", FileType::BF16));
     &DEMO
 }
 
 /// The demo model in fewer bits: a good draft model for it; it could be smaller.
 pub fn demo_draft() -> &'static Path {
-    static DRAFT: LazyLock<PathBuf> = LazyLock::new(|| {
-        let path = path_of("demo-draft-q4_0");
-        convert_checkpoint(&fixture("yi-demo"), &path, FileType::Q4_0);
-        path
-    });
+    static DRAFT: LazyLock<PathBuf> =
+        LazyLock::new(|| converted("yi-demo", "demo-draft-q4_0", FileType::Q4_0));
     &DRAFT
 }
 

@@ -6,11 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use yi_gguf::{Array, Gguf, Metadata, Value};
+use yi_quantize::memory;
 
 use super::ServedArgs;
 use super::named::Named;
-use yi_quantize::memory;
-
 use crate::cli::compute::Draft;
 use crate::cli::input;
 use crate::cli::setup::{self, Plan, Shared};
@@ -31,8 +30,6 @@ struct GgufSource {
     path: PathBuf,
     args: ServedArgs,
     shared: Shared,
-    /// Other models, or vectors, are computed in the same process.
-    is_one_of_many: bool,
     /// No other model is served.
     is_single: bool,
     /// All models together may take so much.
@@ -67,7 +64,6 @@ pub fn offer(
         source: Box::new(GgufSource {
             id,
             path,
-            is_one_of_many: !is_single || args.embeddings,
             is_single,
             memory_budget,
             args,
@@ -121,6 +117,11 @@ impl Source for GgufSource {
 }
 
 impl GgufSource {
+    /// Other models, or vectors, are computed in the same process.
+    fn is_one_of_many(&self) -> bool {
+        !self.is_single || self.args.embeddings
+    }
+
     /// Tokens of the whole context: as asked for, or the default length for each request at once.
     fn n_ctx(&self, file: &ModelFile) -> u32 {
         match self.args.load.ctx_size {
@@ -214,7 +215,7 @@ impl OpenGguf {
         }
         let args = &self.source.args;
         let mut plan = Plan::new(&args.load, &self.file, self.n_ctx, args.parallel)?;
-        plan.context.shares_processors = self.source.is_one_of_many;
+        plan.context.shares_processors = self.source.is_one_of_many();
         Ok(plan)
     }
 

@@ -9,7 +9,10 @@ use crate::llama::Model;
 const USUAL_ANSWER: usize = 256;
 
 impl Scheduler {
-    /// Keeps in main memory what a slot has, which is about to lose it. Whether it is there then.
+    /// Keeps in main memory what a slot has. Whether it is there then, so that the slot may lose it.
+    ///
+    /// `evicts`: what may leave for it where main memory has less room than a context takes. Where it has as much, older
+    /// ones may in any case: nothing is lost then that the context alone would have kept.
     pub(super) fn park(&mut self, index: usize, evicts: Evicts) -> bool {
         let slot = &self.slots[index];
         let n = slot.n_unshifted.unwrap_or(slot.tokens.len());
@@ -22,7 +25,6 @@ impl Scheduler {
         }
         let (parked, n_ctx) = (&mut self.parked, self.n_ctx as u64);
         let has_room = |n_state: u64| {
-            // Where main memory has room for a whole context, nothing is lost that the context alone would have kept.
             let of_context = (n_state / n as u64).saturating_mul(n_ctx);
             let holds_context = of_context - of_context / 8 <= parked.max_bytes();
             let evicts = if holds_context {
@@ -35,11 +37,12 @@ impl Scheduler {
         let Some(state) = self.context.save(sequence(index), 0..n, has_room) else {
             return false;
         };
-        self.parked.put(Entry {
+        self.parked.insert(Entry {
             namespace: slot.namespace.clone(),
             tokens: tokens.to_vec(),
             state,
-        })
+        });
+        true
     }
 
     /// Takes out what is parked of a prompt's start, if it is worth bringing back.
@@ -117,8 +120,8 @@ impl Scheduler {
 }
 
 /// Tokens that must be computed before looking at another sequence's tokens takes longer than copying them out and
-/// back: per token `8 * n_layer * n_head_kv * n_embd_head` bytes at 5 GB/s, against `n_layer * n_head` looks of 0.8 ns,
-/// which the threads share.
+/// back: per token `8 * n_layer * n_head_kv * n_embd_head` bytes, taken at 5 GB/s, against `n_layer * n_head` looks, taken
+/// at 0.8 ns, which the threads share.
 pub(super) fn n_worth(model: &Model, n_threads: usize) -> usize {
     let (n_head, n_head_kv) = model.n_heads();
     let n_embd_head = model.n_embd() / n_head.max(1);
