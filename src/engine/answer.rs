@@ -28,7 +28,16 @@ struct State {
     /// The engine passes this request over until there is room.
     paused: bool,
     /// The task that waits for the next event.
-    waker: Option<Waker>,
+    waker: Option<(Waker, WakeAt)>,
+}
+
+/// When a task is woken that found no event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WakeAt {
+    /// As soon as there is one.
+    Event,
+    /// When the answer has ended, or half of the buffer is full: for who looks again at a time of its own.
+    End,
 }
 
 impl Channel {
@@ -42,7 +51,7 @@ impl Channel {
         let waker = state.waker.take();
         drop(state);
         self.arrived.notify_one();
-        if let Some(waker) = waker {
+        if let Some((waker, _)) = waker {
             waker.wake();
         }
     }
@@ -107,8 +116,12 @@ impl Sender {
 
     fn send_event(&self, event: Event) {
         let mut state = self.channel.lock();
-        if !state.abandoned {
-            state.events.push_back(event);
+        if state.abandoned {
+            return;
+        }
+        state.events.push_back(event);
+        let is_for_end = matches!(state.waker, Some((_, WakeAt::End)));
+        if !is_for_end || state.events.len() > self.channel.n_events / 2 {
             self.channel.wake(state);
         }
     }
@@ -197,13 +210,14 @@ impl Iterator for Answer {
 impl Answer {
     /// The next event, for a task that does not block a thread: the same as [`Iterator::next`].
     pub async fn event(&mut self) -> Option<Result<Event, EngineError>> {
-        std::future::poll_fn(|context| self.poll_event(context)).await
+        std::future::poll_fn(|context| self.poll_event(context, WakeAt::Event)).await
     }
 
-    /// Looks for the next event, and has the task woken when there is one.
+    /// Looks for the next event. Where there is none the task is woken, see [`WakeAt`].
     pub fn poll_event(
         &mut self,
         context: &mut Context<'_>,
+        wake_at: WakeAt,
     ) -> Poll<Option<Result<Event, EngineError>>> {
         if self.ended {
             return Poll::Ready(None);
@@ -212,7 +226,7 @@ impl Answer {
         match self.take(channel.lock()) {
             Ok(event) => Poll::Ready(Some(event)),
             Err(mut state) => {
-                state.waker = Some(context.waker().clone());
+                state.waker = Some((context.waker().clone(), wake_at));
                 Poll::Pending
             }
         }

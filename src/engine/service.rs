@@ -358,8 +358,21 @@ fn start(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{self, Wake, Waker};
+
     use super::*;
-    use crate::engine::answer::Reader;
+    use crate::engine::answer::{Reader, WakeAt};
+    use crate::engine::request::Piece;
+
+    fn piece() -> Piece {
+        Piece {
+            token: Some(1),
+            text: String::new(),
+            logprobs: None,
+            is_close: false,
+        }
+    }
 
     #[test]
     fn a_panic_ends_all_answers_with_an_error() {
@@ -419,12 +432,7 @@ mod tests {
         let (sender, mut answer) = channel(4, Arc::clone(&inbox));
         for _ in 0..4 {
             assert_eq!(sender.reader(), Reader::Reads);
-            sender.send(super::super::request::Piece {
-                token: Some(1),
-                text: String::new(),
-                logprobs: None,
-                is_close: false,
-            });
+            sender.send(piece());
         }
         assert_eq!(sender.reader(), Reader::Lags);
         let reading = std::thread::spawn(move || {
@@ -437,5 +445,53 @@ mod tests {
         drop(reading.join().unwrap());
         inbox.wait();
         assert_eq!(sender.reader(), Reader::Gone);
+    }
+
+    /// Counts how often a task was woken.
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn who_looks_again_later_is_woken_for_half_a_buffer_or_the_end() {
+        let (sender, mut answer) = channel(4, Arc::new(Inbox::new(2)));
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        let mut context = task::Context::from_waker(&waker);
+        let n_wakes = || wakes.0.load(Ordering::Relaxed);
+
+        assert!(answer.poll_event(&mut context, WakeAt::End).is_pending());
+        sender.send(piece());
+        sender.send(piece());
+        assert_eq!(n_wakes(), 0);
+        sender.send(piece());
+        assert_eq!(n_wakes(), 1);
+        for _ in 0..3 {
+            assert!(answer.poll_event(&mut context, WakeAt::End).is_ready());
+        }
+
+        assert!(answer.poll_event(&mut context, WakeAt::End).is_pending());
+        drop(sender);
+        assert_eq!(n_wakes(), 2);
+    }
+
+    #[test]
+    fn who_waits_for_an_event_is_woken_for_the_first() {
+        let (sender, mut answer) = channel(4, Arc::new(Inbox::new(2)));
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        let mut context = task::Context::from_waker(&waker);
+
+        // What the task asked for last counts.
+        for wake_at in [WakeAt::End, WakeAt::Event] {
+            assert!(answer.poll_event(&mut context, wake_at).is_pending());
+        }
+        sender.send(piece());
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
     }
 }

@@ -13,8 +13,9 @@ use super::app::{App, Phase, reached};
 use super::body::JsonBody;
 use super::fleet::{Lease, Offer};
 use super::json::Fields;
+use super::pace::Pace;
 use super::record::Record;
-use crate::engine::{Answer, Event, Finished, Piece, Prepared, Stats, StopReason};
+use crate::engine::{Answer, Event, Finished, Piece, Prepared, Stats, StopReason, WakeAt};
 
 /// What every handler needs to know of a request.
 #[derive(Debug, Clone)]
@@ -124,6 +125,7 @@ pub struct Answers {
     charge: Option<Charge>,
     /// Where to look first, so that none is always the last.
     turn: usize,
+    pace: Pace,
 }
 
 struct Choice {
@@ -233,6 +235,7 @@ impl Answers {
             asked: asked.clone(),
             charge,
             turn: 0,
+            pace: Pace::new(),
         })
     }
 
@@ -257,11 +260,13 @@ impl Answers {
     pub async fn next(&mut self) -> Option<Result<(usize, Event), ApiError>> {
         let next = std::future::poll_fn(|context| {
             let n = self.all.len();
+            let wake_at = self.pace.poll(context);
             let mut all_ended = true;
             for i in (0..n).map(|i| (self.turn + i) % n) {
-                match self.all[i].poll(context) {
+                match self.all[i].poll(context, wake_at) {
                     Poll::Ready(Some(event)) => {
                         self.turn = i + 1;
+                        self.pace.rest();
                         if let Ok(Event::Piece(piece)) = &event {
                             self.all[i].tally.asked.record.answer_text(i, &piece.text);
                         }
@@ -308,7 +313,11 @@ impl Choice {
         Poll::Ready(Ok(()))
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Event, ApiError>>> {
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        wake_at: WakeAt,
+    ) -> Poll<Option<Result<Event, ApiError>>> {
         match self.poll_begin(context) {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
@@ -317,7 +326,7 @@ impl Choice {
         let State::Running { answer, .. } = &mut self.state else {
             return Poll::Ready(None);
         };
-        let event = match answer.poll_event(context) {
+        let event = match answer.poll_event(context, wake_at) {
             Poll::Ready(Some(Ok(event))) => event,
             Poll::Ready(Some(Err(error))) => {
                 self.state = State::Ended;

@@ -24,6 +24,7 @@ mod listen;
 mod metrics;
 mod notify;
 mod openai;
+mod pace;
 mod page;
 mod record;
 mod routes;
