@@ -70,6 +70,34 @@ fn prompts_may_be_texts_or_tokens_one_or_several() {
     );
 }
 
+/// Whoever cuts the text at the offsets gets the tokens.
+#[test]
+fn offsets_count_the_characters_of_the_text_that_was_returned() {
+    for server in [chatty(&[]), demo(&[])] {
+        let prompt = "Hello, 世界 𝄞 <|im_end|> é";
+        let request = json!({"prompt": prompt, "echo": true, "logprobs": 1, "max_tokens": 8});
+        let answer = complete(&server, request);
+        let all: Vec<char> = text(&answer, 0).chars().collect();
+        let logprobs = &answer["choices"][0]["logprobs"];
+        let tokens = logprobs["tokens"].as_array().unwrap();
+        let offsets = logprobs["text_offset"].as_array().unwrap();
+        let mut n_found = 0;
+        for (token, offset) in tokens.iter().zip(offsets) {
+            let (token, at) = (token.as_str().unwrap(), offset.as_u64().unwrap() as usize);
+            let rest: String = all[at..].iter().collect();
+            // Part of a character, or the token for the start or the end, which the text does not have.
+            let is_start = at == 0 && !"Hello".starts_with(token.trim_start());
+            if token.contains('\u{fffd}') || is_start || rest.is_empty() {
+                continue;
+            }
+            let begins = rest.starts_with(token) || rest.starts_with(token.trim_start());
+            assert!(begins, "{token:?} at {at} of {answer}");
+            n_found += 1;
+        }
+        assert!(n_found > 8, "{answer}");
+    }
+}
+
 /// lm-evaluation-harness takes all tokens but the last for the prompt's.
 #[test]
 fn with_echo_the_token_that_ends_the_answer_has_its_logprobs() {

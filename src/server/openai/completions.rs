@@ -200,17 +200,50 @@ struct Logprobs {
     text_offset: Vec<usize>,
 }
 
-/// Adds tokens to a choice's logprobs and keeps count of its text.
+/// Adds tokens to a choice's logprobs and finds where in its text they begin.
 struct Offsets<'a> {
     tokenizer: &'a Tokenizer,
+    /// Bytes of the echoed prompt from the next token on.
+    prompt: &'a [u8],
+    /// Characters that have begun.
     n_chars: usize,
 }
 
 impl Offsets<'_> {
+    /// Where a token begins. A prompt's text need not have all that its tokens spell, such as the token for the start,
+    /// and the space that some tokenizers put before a text.
+    fn next(&mut self, token: TokenId) -> usize {
+        let is_prompt = !self.prompt.is_empty();
+        let piece = if is_prompt {
+            self.tokenizer.piece_with_special(token)
+        } else {
+            self.tokenizer.piece(token)
+        };
+        let piece = match piece.strip_prefix(b" ") {
+            _ if !is_prompt || self.prompt.starts_with(&piece) => &piece[..],
+            Some(word) if self.prompt.starts_with(word) => word,
+            _ => &[],
+        };
+        // The rest of a character that the token before began.
+        let is_rest = piece.first().is_some_and(|&byte| !begins_char(byte));
+        let offset = self.n_chars.saturating_sub(usize::from(is_rest));
+        self.pass(piece, if is_prompt { piece.len() } else { 0 });
+        offset
+    }
+
+    /// The answer begins.
+    fn end_prompt(&mut self) {
+        self.pass(self.prompt, self.prompt.len());
+    }
+
+    fn pass(&mut self, text: &[u8], n_prompt: usize) {
+        self.n_chars += text.iter().filter(|&&byte| begins_char(byte)).count();
+        self.prompt = &self.prompt[n_prompt..];
+    }
+
     fn add(&mut self, logprobs: &mut Logprobs, token: TokenId, info: Option<&TokenLogprobs>) {
         let text = token_text(self.tokenizer, token);
-        logprobs.text_offset.push(self.n_chars);
-        self.n_chars += text.chars().count();
+        logprobs.text_offset.push(self.next(token));
         logprobs.tokens.push(text);
         let Some(info) = info else {
             logprobs.token_logprobs.push(None);
@@ -228,6 +261,11 @@ impl Offsets<'_> {
         }
         logprobs.top_logprobs.push(Some(top));
     }
+}
+
+/// Whether a byte of UTF-8 is the first one of a character.
+fn begins_char(byte: u8) -> bool {
+    byte & 0xC0 != 0x80
 }
 
 /// A choice of the answer while it is written.
@@ -263,6 +301,7 @@ impl Written<'_> {
                 }
             }
             Event::Piece(piece) => {
+                self.offsets.end_prompt();
                 choice.text.push_str(&piece.text);
                 if let (Some(logprobs), Some(info)) = (&mut choice.logprobs, &piece.logprobs) {
                     self.offsets.add(logprobs, info.chosen.token, Some(info));
@@ -279,16 +318,22 @@ impl Written<'_> {
     }
 }
 
-fn begin<'a>(reply: &Reply, tokenizer: &'a Tokenizer) -> Vec<Written<'a>> {
-    let n = reply.prompts.len() * reply.options.n;
-    let written = |_| Written {
+fn begin<'a>(reply: &'a Reply, tokenizer: &'a Tokenizer) -> Vec<Written<'a>> {
+    let prompts = reply.prompts.iter();
+    let choices = prompts.flat_map(|prompt| std::iter::repeat_n(prompt, reply.options.n));
+    let written = |prompt: &'a Prompt| Written {
         offsets: Offsets {
             tokenizer,
+            prompt: if reply.echo {
+                prompt.text.as_bytes()
+            } else {
+                b""
+            },
             n_chars: 0,
         },
         echoes: reply.echo,
     };
-    (0..n).map(written).collect()
+    choices.map(written).collect()
 }
 
 async fn whole(reply: &Reply, mut answers: Answers) -> Result<Response, ApiError> {
