@@ -44,7 +44,7 @@ pub use engine::sample::SamplingParams;
 pub use engine::{
     Answer, BatchCosts, Constraint, ConstraintError, Embedder, Engine, EngineError, EngineParams,
     Event, Finished, Limits, Normalization, Outcome, Overflow, Piece, PrefixCache, Request,
-    Speculation, Stats, StopReason, WakeAt,
+    Speculation, Stats, StopReason,
 };
 pub use error::Error;
 pub use llama::{

@@ -33,10 +33,10 @@ struct State {
 
 /// When a task is woken that found no event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WakeAt {
+pub(crate) enum WakeAt {
     /// As soon as there is one.
     Event,
-    /// When the answer has ended, or half of the buffer is full: for who looks again at a time of its own.
+    /// When the answer has ended, or more than half of the buffer is full: for a task that looks again by itself.
     End,
 }
 
@@ -120,8 +120,11 @@ impl Sender {
             return;
         }
         state.events.push_back(event);
-        let is_for_end = matches!(state.waker, Some((_, WakeAt::End)));
-        if !is_for_end || state.events.len() > self.channel.n_events / 2 {
+        let is_enough = match &state.waker {
+            Some((_, WakeAt::End)) => state.events.len() > self.channel.n_events / 2,
+            _ => true,
+        };
+        if is_enough {
             self.channel.wake(state);
         }
     }
@@ -214,7 +217,7 @@ impl Answer {
     }
 
     /// Looks for the next event. Where there is none the task is woken, see [`WakeAt`].
-    pub fn poll_event(
+    pub(crate) fn poll_event(
         &mut self,
         context: &mut Context<'_>,
         wake_at: WakeAt,

@@ -25,7 +25,8 @@ pub mod template;
 pub mod tokenize;
 mod trace;
 
-pub use answer::{Answer, WakeAt};
+pub use answer::Answer;
+pub(crate) use answer::WakeAt;
 pub use constrain::{Constraint, ConstraintError};
 pub use costs::{BatchCosts, CostsError};
 pub use disk::PrefixCache;

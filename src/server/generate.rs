@@ -230,12 +230,12 @@ impl Answers {
             ))),
         };
         Ok(Answers {
+            pace: Pace::new(all.len()),
             all: places.into_iter().zip(all).map(choice).collect(),
             n,
             asked: asked.clone(),
             charge,
             turn: 0,
-            pace: Pace::new(),
         })
     }
 
@@ -266,8 +266,11 @@ impl Answers {
                 match self.all[i].poll(context, wake_at) {
                     Poll::Ready(Some(event)) => {
                         self.turn = i + 1;
-                        self.pace.rest();
                         if let Ok(Event::Piece(piece)) = &event {
+                            // What shows nothing is not what the client waits for.
+                            if !piece.text.is_empty() {
+                                self.pace.said(i, Instant::now().into());
+                            }
                             self.all[i].tally.asked.record.answer_text(i, &piece.text);
                         }
                         return Poll::Ready(Some(event.map(|event| (i, event))));
