@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn who_looks_again_later_is_woken_for_half_a_buffer_or_the_end() {
+    fn who_looks_again_later_is_woken_for_most_of_a_buffer_or_the_end() {
         let (sender, mut answer) = channel(4, Arc::new(Inbox::new(2)));
         let wakes = Arc::new(Wakes::default());
         let waker = Waker::from(Arc::clone(&wakes));
