@@ -14,7 +14,7 @@ use crate::util::architectures;
 use crate::util::models::{self, Random};
 
 /// Where the two best logits are closer, the order in which a kernel adds may decide.
-const CLOSE_LOGITS: f32 = 1e-3;
+pub const CLOSE_LOGITS: f32 = 1e-3;
 
 pub fn chatty() -> Model {
     Model::open(models::chatty()).unwrap()
@@ -65,6 +65,11 @@ pub fn n_common(a: &[i32], b: &[i32]) -> usize {
 /// Asserts that two greedy answers are the same up to where the two best logits are too close to tell.
 /// Returns whether there is such a place.
 pub fn same_but_for_rounding(found: &Outcome, expected: &Outcome) -> bool {
+    same_unless_closer(CLOSE_LOGITS, found, expected)
+}
+
+/// The same where logits that are closer than `close` are too close to tell.
+pub fn same_unless_closer(close: f32, found: &Outcome, expected: &Outcome) -> bool {
     let n_same = n_common(&found.tokens, &expected.tokens);
     if n_same == found.tokens.len() && n_same == expected.tokens.len() {
         assert_eq!((&found.text, found.stop), (&expected.text, expected.stop));
@@ -76,7 +81,7 @@ pub fn same_but_for_rounding(found: &Outcome, expected: &Outcome) -> bool {
     };
     let gap = best.logprob - second.logprob;
     assert!(
-        gap < CLOSE_LOGITS,
+        gap < close,
         "token {n_same} differs, and the best logits by {gap}: {:?} {:?}",
         found.text,
         expected.text

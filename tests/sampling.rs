@@ -20,7 +20,7 @@ fn zipf(n: usize) -> Vec<f32> {
 fn draw(params: &SamplingParams, logits: &[f32], n: usize) -> Vec<i32> {
     let mut sampler = Sampler::new(params, logits.len(), None, Arc::default());
     (0..n)
-        .map(|_| match sampler.choose(logits, |_| true) {
+        .map(|_| match sampler.choose(logits, &[]) {
             Ok(Choice::Token(token)) => token,
             other => panic!("{other:?}"),
         })
@@ -397,7 +397,7 @@ fn an_answer_under_dry_does_not_go_on_with_the_prompts_repetition() {
         let breakers = model.tokenizer().breakers(&params.dry_sequence_breakers);
         let mut sampler = Sampler::new(params, logits.len(), None, breakers);
         sampler.remember(&prompt);
-        sampler.choose(&logits, |_| true).unwrap()
+        sampler.choose(&logits, &[]).unwrap()
     };
     let greedy = SamplingParams {
         temp: 0.0,

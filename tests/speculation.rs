@@ -6,6 +6,7 @@ use yi::{
     BatchCosts, ContextParams, EngineParams, Model, Outcome, Request, Speculation, StopReason,
 };
 
+use crate::engine::{CLOSE_LOGITS, same_unless_closer};
 use crate::util::architectures;
 use crate::util::models;
 
@@ -149,19 +150,24 @@ fn requests_that_guess_beside_each_other_answer_as_each_does_alone() {
     let model = Model::open(models::chatty()).unwrap();
     let engine = engine(&model, 4, 16);
     let requests: Vec<Request> = (0..8)
-        .map(|i| request(&model, TEXTS[i % 4], 0.0, 0))
+        .map(|i| {
+            let mut request = request(&model, TEXTS[i % 4], 0.0, 0);
+            request.logprobs = Some(2);
+            request
+        })
         .collect();
     let answers: Vec<_> = requests
         .iter()
         .map(|r| engine.submit(r.clone()).unwrap())
         .collect();
-    let mut n_same = 0;
     for (found, request) in answers.into_iter().zip(&requests) {
-        let (found, plain) = (found.finish().unwrap(), answer(&model, request, 0));
-        // Others' tokens change the rounding even where nothing was guessed.
-        n_same += usize::from(found.tokens == plain.tokens);
+        // Others' tokens change the rounding even where nothing was guessed, and the most with ever other batches.
+        same_unless_closer(
+            10.0 * CLOSE_LOGITS,
+            &found.finish().unwrap(),
+            &answer(&model, request, 0),
+        );
     }
-    assert!(n_same >= 6, "{n_same} of 8 answers are the same");
 }
 
 #[test]

@@ -216,9 +216,11 @@ impl Job {
         if self.limits.n_predict == Some(0) {
             return Ok(Next::Stop(StopReason::Limit));
         }
-        let ignore_end = self.limits.ignore_end;
-        let allowed = |token| !ignore_end || !tokenizer.is_end(token);
-        let token = match self.sampler.choose(logits, allowed) {
+        let forbidden = match self.limits.ignore_end {
+            true => tokenizer.ends(),
+            false => &[],
+        };
+        let token = match self.sampler.choose(logits, forbidden) {
             Ok(Choice::Token(token)) => token,
             Ok(Choice::Complete) => return Ok(Next::Stop(StopReason::EndToken)),
             Err(NoChoice::Constraint(error)) => return Err(error.into()),

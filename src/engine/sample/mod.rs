@@ -126,38 +126,33 @@ impl Sampler {
         }
     }
 
-    /// Chooses a token by its logits; those that `allowed` or the constraint refuses are left out.
+    /// Chooses a token by its logits; those that are `forbidden`, or that the constraint refuses, are left out.
     ///
     /// # Errors
     /// When no token is left.
-    pub fn choose(
-        &mut self,
-        logits: &[f32],
-        allowed: impl Fn(TokenId) -> bool,
-    ) -> Result<Choice, NoChoice> {
+    pub fn choose(&mut self, logits: &[f32], forbidden: &[TokenId]) -> Result<Choice, NoChoice> {
         let mask = match &mut self.constraint {
             Some(constraint) => Some(constraint.mask().map_err(NoChoice::Constraint)?),
             None => None,
         };
-        self.candidates.data.clear();
         self.candidates.selected = None;
         self.candidates.sorted = false;
-        let mut biases = self.logit_bias.iter().copied().peekable();
-        let candidates = logits
-            .iter()
-            .enumerate()
-            .filter_map(|(id, &logit)| TokenId::try_from(id).ok().map(|id| (id, logit)))
-            .map(
-                |(id, logit)| match biases.next_if(|&(token, _)| token == id) {
-                    Some((_, bias)) => (id, logit + bias),
-                    None => (id, logit),
-                },
-            )
-            // Minus infinity is no chance at all, which not every sampler understands.
-            .filter(|(_, logit)| !logit.is_nan() && *logit > f32::NEG_INFINITY)
-            .filter(|&(id, _)| mask.as_ref().is_none_or(|mask| mask.allows(id)) && allowed(id))
-            .map(|(id, logit)| LlamaTokenData::new(LlamaToken(id), logit, 0.0));
-        self.candidates.data.extend(candidates);
+        let candidates = &mut self.candidates.data;
+        candidates.clear();
+        let tokens = (0..).map(LlamaToken).zip(logits);
+        candidates.extend(tokens.map(|(token, &logit)| LlamaTokenData::new(token, logit, 0.0)));
+        let forbidden = forbidden.iter().map(|&token| (token, f32::NEG_INFINITY));
+        for (token, bias) in self.logit_bias.iter().copied().chain(forbidden) {
+            let at = usize::try_from(token).ok();
+            if let Some(candidate) = at.and_then(|at| candidates.get_mut(at)) {
+                candidate.set_logit(candidate.logit() + bias);
+            }
+        }
+        if let Some(mask) = &mask {
+            candidates.retain(|candidate| mask.allows(candidate.id().0));
+        }
+        // Minus infinity is no chance at all, which not every sampler understands; nor is what is not a number.
+        candidates.retain(|candidate| candidate.logit() > f32::NEG_INFINITY);
         if self.candidates.data.is_empty() {
             return match mask {
                 Some(mask) if mask.is_accepting => Ok(Choice::Complete),
