@@ -73,7 +73,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Seconds that each token after the first takes.
 fn answer_s(engine: &Engine, round: usize, n_tokens: usize) -> Result<f64, Box<dyn Error>> {
-    let prompt = (0..N_PROMPT as usize).map(|t| 1000 + (7919 * (round * 16 + t) % 1000) as i32);
+    let n_prompt = N_PROMPT as usize;
+    let prompt = (0..n_prompt).map(|t| 1000 + (7919 * (round * n_prompt + t) % 1000) as i32);
     let mut request = Request::new(prompt.collect());
     request.sampling.temp = 0.0;
     // The first one comes with the prompt.

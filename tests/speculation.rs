@@ -161,7 +161,7 @@ fn requests_that_guess_beside_each_other_answer_as_each_does_alone() {
         .map(|r| engine.submit(r.clone()).unwrap())
         .collect();
     for (found, request) in answers.into_iter().zip(&requests) {
-        // Others' tokens change the rounding even where nothing was guessed, and the most with ever other batches.
+        // Others' tokens change the rounding even where nothing was guessed, and guesses change it more.
         same_unless_closer(
             10.0 * CLOSE_LOGITS,
             &found.finish().unwrap(),

@@ -457,13 +457,18 @@ mod tests {
         }
     }
 
+    /// A task's waker, and how often it was used.
+    fn waker() -> (Waker, impl Fn() -> usize) {
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        (waker, move || wakes.0.load(Ordering::Relaxed))
+    }
+
     #[test]
     fn who_looks_again_later_is_woken_for_most_of_a_buffer_or_the_end() {
         let (sender, mut answer) = channel(4, Arc::new(Inbox::new(2)));
-        let wakes = Arc::new(Wakes::default());
-        let waker = Waker::from(Arc::clone(&wakes));
+        let (waker, n_wakes) = waker();
         let mut context = task::Context::from_waker(&waker);
-        let n_wakes = || wakes.0.load(Ordering::Relaxed);
 
         assert!(answer.poll_event(&mut context, WakeAt::End).is_pending());
         sender.send(piece());
@@ -483,8 +488,7 @@ mod tests {
     #[test]
     fn who_waits_for_an_event_is_woken_for_the_first() {
         let (sender, mut answer) = channel(4, Arc::new(Inbox::new(2)));
-        let wakes = Arc::new(Wakes::default());
-        let waker = Waker::from(Arc::clone(&wakes));
+        let (waker, n_wakes) = waker();
         let mut context = task::Context::from_waker(&waker);
 
         // What the task asked for last counts.
@@ -492,6 +496,6 @@ mod tests {
             assert!(answer.poll_event(&mut context, wake_at).is_pending());
         }
         sender.send(piece());
-        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        assert_eq!(n_wakes(), 1);
     }
 }

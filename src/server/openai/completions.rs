@@ -210,41 +210,42 @@ struct Offsets<'a> {
 }
 
 impl Offsets<'_> {
-    /// Where a token begins. A prompt's text need not have all that its tokens spell, such as the token for the start,
-    /// and the space that some tokenizers put before a text.
-    fn next(&mut self, token: TokenId) -> usize {
-        let is_prompt = !self.prompt.is_empty();
-        let piece = if is_prompt {
-            self.tokenizer.piece_with_special(token)
-        } else {
-            self.tokenizer.piece(token)
-        };
-        let piece = match piece.strip_prefix(b" ") {
-            _ if !is_prompt || self.prompt.starts_with(&piece) => &piece[..],
+    /// Where a token with this spelling begins. A prompt's text need not have all that its tokens spell, such as the
+    /// token for the start, and the space that some tokenizers put before a text; an answer's has no control tokens.
+    fn next(&mut self, token: TokenId, spelling: &[u8]) -> usize {
+        let own;
+        let piece = match spelling.strip_prefix(b" ") {
+            _ if self.prompt.is_empty() => {
+                own = self.tokenizer.piece(token);
+                &own
+            }
+            _ if self.prompt.starts_with(spelling) => spelling,
             Some(word) if self.prompt.starts_with(word) => word,
             _ => &[],
         };
         // The rest of a character that the token before began.
         let is_rest = piece.first().is_some_and(|&byte| !begins_char(byte));
         let offset = self.n_chars.saturating_sub(usize::from(is_rest));
-        self.pass(piece, if is_prompt { piece.len() } else { 0 });
+        self.pass(piece);
         offset
     }
 
     /// The answer begins.
     fn end_prompt(&mut self) {
-        self.pass(self.prompt, self.prompt.len());
+        self.pass(self.prompt);
     }
 
-    fn pass(&mut self, text: &[u8], n_prompt: usize) {
+    fn pass(&mut self, text: &[u8]) {
         self.n_chars += text.iter().filter(|&&byte| begins_char(byte)).count();
-        self.prompt = &self.prompt[n_prompt..];
+        // Beyond its end in the answer.
+        self.prompt = self.prompt.get(text.len()..).unwrap_or_default();
     }
 
     fn add(&mut self, logprobs: &mut Logprobs, token: TokenId, info: Option<&TokenLogprobs>) {
-        let text = token_text(self.tokenizer, token);
-        logprobs.text_offset.push(self.next(token));
-        logprobs.tokens.push(text);
+        let spelling = self.tokenizer.piece_with_special(token);
+        logprobs.text_offset.push(self.next(token, &spelling));
+        let text = String::from_utf8_lossy(&spelling);
+        logprobs.tokens.push(text.into_owned());
         let Some(info) = info else {
             logprobs.token_logprobs.push(None);
             logprobs.top_logprobs.push(None);
