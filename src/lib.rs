@@ -48,6 +48,6 @@ pub use engine::{
 };
 pub use error::Error;
 pub use llama::{
-    CacheType, ContextParams, FlashAttention, LoadParams, Pooling, Repack, RopeParams,
+    CacheType, ContextParams, FlashAttention, Kernels, LoadParams, Pooling, Repack, RopeParams,
 };
 pub use model::loaded::{EmbedParams, Model};

@@ -76,7 +76,9 @@ impl RepackChoice {
                 let has = |feature| backend.features().iter().any(|(name, _)| name == feature);
                 let (avx2, avx512) = (has("AVX2"), has("AVX512"));
                 Box::new(move |t| match t.dtype() {
-                    DType::Q4_K if avx512 => t.name().ends_with(".ffn_up.weight"),
+                    DType::Q4_K if avx512 && std::env::var("UP").is_ok() => {
+                        t.name().ends_with(".ffn_up.weight")
+                    }
                     DType::Q4_K => !avx2,
                     _ => true,
                 })

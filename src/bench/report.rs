@@ -141,6 +141,7 @@ impl Record {
             ("avg_ts", json!(avg_ts)),
             ("stddev_ts", json!(stddev_ts)),
             ("n_threads_batch", json!(context.n_threads_batch)),
+            ("kernels", json!(context.kernels.to_string())),
             ("repack_choice", json!(self.repack.name())),
             ("repacked_bytes", json!(self.repacked_bytes)),
             ("bytes_per_token", json!(self.bytes_per_token)),
@@ -285,6 +286,7 @@ impl<'a, W: Write> Printer<'a, W> {
                 "type_k" => (6, context.type_k.to_string()),
                 "type_v" => (6, context.type_v.to_string()),
                 "fa" => (4, context.flash_attention.name().to_owned()),
+                "kernels" => (7, context.kernels.to_string()),
                 _ => (8, record.repack.name().to_owned()),
             };
             cells.push(Cell::right(column, width, value));

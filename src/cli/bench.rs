@@ -17,8 +17,8 @@ use crate::bench::{
 use crate::engine::EngineError;
 use crate::error::Error;
 use crate::llama::{
-    self, CacheType, Context, ContextParams, FlashAttention, GpuLayers, LoadParams, MAX_THREADS,
-    Model,
+    self, CacheType, Context, ContextParams, FlashAttention, GpuLayers, Kernels, LoadParams,
+    MAX_THREADS, Model,
 };
 use crate::model::folder::ModelFolder;
 use crate::model::{Check, ModelFile, Offload};
@@ -75,6 +75,9 @@ pub struct BenchArgs {
     /// Flash attention, also written -fa: on, off, auto [default: auto]
     #[arg(long, value_name = "WHEN")]
     flash_attn: Vec<List<FlashAttention>>,
+    /// Kernels for a few tokens at once: own, ggml [default: own]
+    #[arg(long, value_name = "WHOSE")]
+    kernels: Vec<List<Kernels>>,
     /// Weights to repack: auto, on, off or a regular expression; repeat the flag to compare [default: auto]
     #[arg(long, value_name = "WHICH")]
     repack: Vec<RepackChoice>,
@@ -299,6 +302,7 @@ impl BenchArgs {
         let type_k = or(flat(&self.cache_type_k), CacheType::F16);
         let type_v = or(flat(&self.cache_type_v), CacheType::F16);
         let flash_attention = or(flat(&self.flash_attn), base.flash_attention);
+        let kernels = or(flat(&self.kernels), Kernels::default());
         let threads = thread_counts("-t", &self.threads)?;
         // As many for prompts as for single tokens, unless that was measured or asked for.
         let same = !threads.is_empty();
@@ -316,7 +320,7 @@ impl BenchArgs {
                         for &flash_attention in &flash_attention {
                             for &n_threads in &threads {
                                 for &n_threads_batch in &threads_batch {
-                                    all.push(ContextParams {
+                                    all.extend(kernels.iter().map(|&kernels| ContextParams {
                                         n_ctx: 0,
                                         n_batch,
                                         n_ubatch,
@@ -326,8 +330,9 @@ impl BenchArgs {
                                         type_k,
                                         type_v,
                                         flash_attention,
+                                        kernels,
                                         ..ContextParams::default()
-                                    });
+                                    }));
                                 }
                             }
                         }
@@ -348,6 +353,7 @@ impl BenchArgs {
             (!self.cache_type_k.is_empty(), "type_k"),
             (!self.cache_type_v.is_empty(), "type_v"),
             (!self.flash_attn.is_empty(), "fa"),
+            (!self.kernels.is_empty(), "kernels"),
             (!self.repack.is_empty(), "repack"),
         ]
         .into_iter()

@@ -12,7 +12,7 @@ use crate::engine::{EngineParams, Speculation};
 use crate::error::{Error, gib};
 use crate::fit::{Memory, Placement};
 use crate::llama::{
-    self, Backend, CacheType, ContextParams, FlashAttention, Gpu, GpuLayers, LoadParams,
+    self, Backend, CacheType, ContextParams, FlashAttention, Gpu, GpuLayers, Kernels, LoadParams,
     MAX_THREADS, Repack,
 };
 use crate::model::folder::ModelFolder;
@@ -53,6 +53,10 @@ pub struct ComputeArgs {
     /// auto: by type and machine [default: what `yi tune` found, or auto]
     #[arg(long, value_name = "WHICH")]
     pub repack: Option<RepackChoice>,
+    /// Kernels for a few tokens at once: own, which are faster where the CPU and the weights' types have them, or
+    /// ggml
+    #[arg(long, value_name = "WHOSE", default_value_t)]
+    pub kernels: Kernels,
     /// Leave what `yi tune` found aside
     #[arg(long)]
     pub no_profile: bool,
@@ -114,6 +118,7 @@ impl ComputeArgs {
             settings,
             type_k: self.cache_type_k,
             type_v: self.cache_type_v,
+            kernels: self.kernels,
             speculation: Speculation {
                 n_max: match self.spec_type {
                     SpecType::None => 0,
@@ -136,6 +141,7 @@ pub struct Compute {
     pub settings: Settings,
     type_k: CacheType,
     type_v: CacheType,
+    kernels: Kernels,
     speculation: Speculation,
 }
 
@@ -145,6 +151,7 @@ impl Compute {
         ContextParams {
             type_k: self.type_k,
             type_v: self.type_v,
+            kernels: self.kernels,
             ..self.settings.context(n_ctx)
         }
     }

@@ -12,6 +12,8 @@ mod context;
 mod fault;
 mod heap;
 mod log;
+#[cfg_attr(not(target_arch = "x86_64"), path = "matmul/none.rs")]
+mod matmul;
 mod model;
 mod repack;
 mod rpc;
@@ -32,7 +34,9 @@ pub use heap::return_free_pages;
 pub use model::{LoadError, LoadParams, Model, Progress, Source};
 pub use repack::{Repack, can_repack};
 pub use rpc::{Endpoint, RpcError, add_workers, work};
-pub use settings::{CacheType, FlashAttention, GpuLayers, Numa, Pooling, RopeParams, RopeScaling};
+pub use settings::{
+    CacheType, FlashAttention, GpuLayers, Kernels, Numa, Pooling, RopeParams, RopeScaling,
+};
 pub use vocab::{TokenAttributes, TokenizeError, VocabKind};
 
 /// A token's number in the vocabulary; llama.cpp uses -1 for none, which never appears here.

@@ -106,7 +106,7 @@ impl Overrides {
 }
 
 /// The CPU device's buffer type for repacked weights.
-fn repack_buffer_type() -> Option<sys::ggml_backend_buffer_type_t> {
+pub(super) fn repack_buffer_type() -> Option<sys::ggml_backend_buffer_type_t> {
     let function = cpu_function(c"ggml_backend_dev_get_extra_bufts");
     if function.is_null() {
         return None;

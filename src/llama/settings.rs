@@ -143,6 +143,37 @@ impl FlashAttention {
     }
 }
 
+/// Whose kernels multiply matrices with a few tokens at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kernels {
+    /// Those of this program, for the types and CPUs that they know: as fast for one token, and faster for several.
+    #[default]
+    Own,
+    /// ggml's.
+    Ggml,
+}
+
+impl fmt::Display for Kernels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Kernels::Own => "own",
+            Kernels::Ggml => "ggml",
+        })
+    }
+}
+
+impl FromStr for Kernels {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "own" => Ok(Kernels::Own),
+            "ggml" => Ok(Kernels::Ggml),
+            _ => Err("it is own or ggml".to_owned()),
+        }
+    }
+}
+
 impl fmt::Display for FlashAttention {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())

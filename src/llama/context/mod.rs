@@ -12,7 +12,8 @@ use std::sync::{Arc, PoisonError};
 
 use llama_cpp_sys_2 as sys;
 
-use super::{Adapter, Batch, CacheType, Model, Pooling, log, turns};
+use super::matmul::Matmul;
+use super::{Adapter, Batch, CacheType, Kernels, Model, Pooling, backend, devices, log, turns};
 use threads::Threads;
 
 pub use output::all_logits;
@@ -46,9 +47,10 @@ pub enum DecodeError {
 /// A context over a shared model. One thread at a time computes with it.
 #[derive(Debug)]
 pub struct Context {
-    // Dropped by hand first, since it uses the threads.
+    // Dropped by hand first, since it uses the threads and the kernels.
     context: NonNull<sys::llama_context>,
     _threads: Threads,
+    _matmul: Option<Box<Matmul>>,
     n_threads: usize,
     n_threads_batch: usize,
     shares_processors: bool,
@@ -75,8 +77,8 @@ unsafe impl Send for Context {}
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // SAFETY: the context came from llama.cpp and is freed only here; model, threads and stop flag
-        // are fields and outlive this call.
+        // SAFETY: the context came from llama.cpp and is freed only here; model, threads, kernels and stop
+        // flag are fields and outlive this call.
         unsafe { sys::llama_free(self.context.as_ptr()) };
         let n_contexts = self.model.making_context.lock();
         *n_contexts.unwrap_or_else(PoisonError::into_inner) -= 1;
@@ -127,6 +129,11 @@ impl Context {
         raw.abort_callback = Some(should_stop);
         raw.abort_callback_data = Arc::as_ptr(&stop).cast_mut().cast();
 
+        let matmul = own_kernels(&model, params);
+        if let Some(matmul) = &matmul {
+            (raw.cb_eval, raw.cb_eval_user_data) = matmul.callback();
+        }
+
         log::take_errors();
         let context = {
             let mut n_contexts = model
@@ -162,6 +169,7 @@ impl Context {
         Ok(Context {
             context,
             _threads: threads,
+            _matmul: matmul,
             n_threads: params.n_threads,
             n_threads_batch: params.n_threads_batch,
             shares_processors: params.shares_processors,
@@ -328,6 +336,16 @@ impl Context {
         }
         Ok(())
     }
+}
+
+/// The kernels of a new context, where they were asked for and there are any. A context that computes elsewhere, too,
+/// goes without: llama.cpp shows nodes only to those who wait for each part of a graph.
+fn own_kernels(model: &Model, params: &ContextParams) -> Option<Box<Matmul>> {
+    let backend = backend().ok()?;
+    let is_here = || model.n_gpu_layers() == Some(0) || !devices(backend).iter().any(|d| d.is_gpu);
+    (params.kernels == Kernels::Own && is_here())
+        .then(|| Matmul::new(backend))
+        .flatten()
 }
 
 /// Lets a new context compute with adapters, which must be its model's.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use llama_cpp_sys_2 as sys;
 
-use crate::llama::{Adapter, CacheType, FlashAttention, MAX_THREADS, Pooling, RopeParams};
+use crate::llama::{Adapter, CacheType, FlashAttention, Kernels, MAX_THREADS, Pooling, RopeParams};
 
 /// How to make a context.
 #[derive(Debug, Clone)]
@@ -27,6 +27,8 @@ pub struct ContextParams {
     pub type_v: CacheType,
     /// Whether attention is computed in one step.
     pub flash_attention: FlashAttention,
+    /// Whose kernels multiply matrices with a few tokens at once.
+    pub kernels: Kernels,
     /// Rotary positions.
     pub rope: RopeParams,
     /// Adapters of the same model, each with its scale.
@@ -54,6 +56,7 @@ impl Default for ContextParams {
             type_k: CacheType::F16,
             type_v: CacheType::F16,
             flash_attention: FlashAttention::Auto,
+            kernels: Kernels::Own,
             rope: RopeParams::default(),
             adapters: Vec::new(),
             can_save: false,

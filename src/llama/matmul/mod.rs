@@ -1,0 +1,262 @@
+//! Quantized matrices times a few columns, in place of ggml's own multiplication.
+//!
+//! ggml unpacks a row of a K-quant anew for each of up to seven columns, and from eight on it computes sixteen at a
+//! time. So a token of each of eight requests costs most of what eight tokens alone cost. The kernels here unpack a row
+//! once and give every column the very bits that ggml gives a column alone: the same whole numbers, added in the same
+//! order. What a request answers therefore does not depend on how many others are computed beside it, up to
+//! [`Kernel::max_columns`] tokens at once.
+//!
+//! llama.cpp shows each node to a callback before it computes a graph ([`on_node`]). There a multiplication that a
+//! kernel knows becomes a custom operation, which ggml's own threads compute ([`compute`]).
+
+mod barrier;
+mod k_formats;
+mod k_quants;
+mod kernel;
+mod nibbles;
+mod q8_0;
+mod q8_k;
+#[cfg(test)]
+mod tests;
+
+use std::cell::UnsafeCell;
+use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use llama_cpp_sys_2 as sys;
+
+use super::Backend;
+use super::repack::repack_buffer_type;
+use barrier::Barrier;
+use kernel::{Block, Kernel, Layout, MAX_TOGETHER, SUPER_LEN};
+
+/// Shares of a matrix per thread: one that is held up leaves its shares to the others.
+const SHARES_PER_THREAD: usize = 8;
+/// The most rows of a share: they stay in a core's cache while one group of columns after the other is multiplied.
+const MAX_SHARE: usize = 128;
+/// `GGML_N_TASKS_MAX` (ggml.h).
+const ALL_THREADS: c_int = -1;
+
+/// The multiplications of one context, of which one is computed at a time.
+#[derive(Debug)]
+pub(super) struct Matmul {
+    barrier: Barrier,
+    /// The first row that no thread has taken.
+    next_row: AtomicUsize,
+    /// The columns of the multiplication under way.
+    columns: UnsafeCell<Vec<Block>>,
+    /// Of a custom operation that calls [`compute`] with this.
+    op_params: [i32; 16],
+    /// Of repacked matrices; null where there are none.
+    repacked: sys::ggml_backend_buffer_type_t,
+}
+
+impl Matmul {
+    /// `None` where there are no kernels for this machine.
+    pub(super) fn new(backend: &Backend) -> Option<Box<Self>> {
+        if !kernel::are_available(backend) {
+            return None;
+        }
+        let mut matmul = Box::new(Matmul {
+            barrier: Barrier::default(),
+            next_row: AtomicUsize::new(0),
+            columns: UnsafeCell::default(),
+            op_params: [0; 16],
+            repacked: repack_buffer_type().unwrap_or(std::ptr::null_mut()),
+        });
+        matmul.op_params = op_params((&raw const *matmul).cast_mut().cast())?;
+        Some(matmul)
+    }
+
+    /// For the parameters of the context, which must be freed before this is dropped.
+    pub(super) fn callback(&self) -> (sys::ggml_backend_sched_eval_callback, *mut c_void) {
+        (Some(on_node), (&raw const *self).cast_mut().cast())
+    }
+}
+
+/// The parameters of a custom operation that calls [`compute`]; only ggml knows where they hold what.
+fn op_params(matmul: *mut c_void) -> Option<[i32; 16]> {
+    // SAFETY: a context of ggml's that has room for one tensor without data, and is freed when this ends.
+    unsafe {
+        let context = sys::ggml_init(sys::ggml_init_params {
+            mem_size: 2 * sys::ggml_tensor_overhead(),
+            mem_buffer: std::ptr::null_mut(),
+            no_alloc: true,
+        });
+        if context.is_null() {
+            return None;
+        }
+        let (f32, sources) = (sys::GGML_TYPE_F32, std::ptr::null_mut());
+        let function = Some(compute as _);
+        let node = sys::ggml_custom_4d(
+            context,
+            f32,
+            1,
+            1,
+            1,
+            1,
+            sources,
+            0,
+            function,
+            ALL_THREADS,
+            matmul,
+        );
+        let params = (*node).op_params;
+        sys::ggml_free(context);
+        Some(params)
+    }
+}
+
+/// Turns a node that a kernel knows into a custom operation. Never asks to see a node's result.
+///
+/// # Safety
+/// `node` is a node of a graph that is not being computed, `matmul` the [`Matmul`] of its context.
+unsafe extern "C" fn on_node(
+    node: *mut sys::ggml_tensor,
+    _is_before: bool,
+    matmul: *mut c_void,
+) -> bool {
+    // SAFETY: by this function's contract both are alive, and nobody else uses the node or the columns now.
+    unsafe {
+        let matmul = &*matmul.cast::<Matmul>();
+        if let Some(product) = Product::of(node, matmul.repacked) {
+            let columns = &mut *matmul.columns.get();
+            let n_blocks = product.n_columns * product.n_blocks;
+            if columns.len() < n_blocks {
+                columns.resize(n_blocks, Block::ZERO);
+            }
+            (*node).op = sys::GGML_OP_CUSTOM;
+            (*node).op_params = matmul.op_params;
+        }
+    }
+    false
+}
+
+/// Computes a node, together with the other threads.
+///
+/// # Safety
+/// [`on_node`] changed this node, with this `matmul`, and each of `n_threads` threads calls this with its own number.
+unsafe extern "C" fn compute(
+    node: *mut sys::ggml_tensor,
+    thread: c_int,
+    n_threads: c_int,
+    matmul: *mut c_void,
+) {
+    // SAFETY: `on_node` saw that a kernel knows this product and made room for its columns. Up to the barrier each thread
+    // writes its own share of them, after it they are only read, and each row of the result belongs to one thread.
+    unsafe {
+        let matmul = &*matmul.cast::<Matmul>();
+        let (thread, n_threads) = (thread as usize, n_threads as usize);
+        let Some(product) = Product::read(node, matmul.repacked) else {
+            return;
+        };
+        let columns = (*matmul.columns.get()).as_mut_ptr();
+        let n_blocks = product.n_columns * product.n_blocks;
+        for i in n_blocks * thread / n_threads..n_blocks * (thread + 1) / n_threads {
+            let (column, block) = (i / product.n_blocks, i % product.n_blocks);
+            let values = product.columns.byte_add(column * product.column_bytes);
+            (product.kernel.quantize)(values.add(block * SUPER_LEN).cast(), columns.add(i));
+        }
+        let take_rows = || matmul.next_row.store(0, Ordering::Relaxed);
+        matmul.barrier.wait(n_threads, take_rows);
+
+        let step = product.kernel.n_rows;
+        let share = product.n_rows.div_ceil(n_threads * SHARES_PER_THREAD);
+        let share = share.min(MAX_SHARE).next_multiple_of(step);
+        loop {
+            let first = matmul.next_row.fetch_add(share, Ordering::Relaxed);
+            if first >= product.n_rows {
+                break;
+            }
+            for column in (0..product.n_columns).step_by(MAX_TOGETHER) {
+                let together = column..product.n_columns.min(column + MAX_TOGETHER);
+                for row in (first..product.n_rows.min(first + share)).step_by(step) {
+                    (product.kernel.multiply)(&product, row, together.clone(), columns);
+                }
+            }
+        }
+    }
+}
+
+/// A matrix times some columns: the sizes and places of both and of the result.
+struct Product {
+    kernel: &'static Kernel,
+    /// Row after row, in blocks; where it is repacked, eight rows after eight rows.
+    matrix: *const u8,
+    /// Of each row, on average.
+    row_bytes: usize,
+    n_rows: usize,
+    /// Times [`SUPER_LEN`] weights in each row of the matrix, and numbers in each column.
+    n_blocks: usize,
+    /// The numbers of a column lie one after the other.
+    columns: *const f32,
+    column_bytes: usize,
+    n_columns: usize,
+    /// A column of `n_rows` numbers for each column.
+    result: *mut f32,
+    result_bytes: usize,
+}
+
+impl Product {
+    /// What a node multiplies, if it is a product for which there is a kernel.
+    ///
+    /// # Safety
+    /// `node` is alive.
+    unsafe fn of(
+        node: *const sys::ggml_tensor,
+        repacked: sys::ggml_backend_buffer_type_t,
+    ) -> Option<Self> {
+        // SAFETY: a node's sources and buffers are alive as long as it is; a product has two sources.
+        unsafe {
+            if (*node).op != sys::GGML_OP_MUL_MAT {
+                return None;
+            }
+            let (matrix, columns) = (&*(*node).src[0], &*(*node).src[1]);
+            let is_flat = |t: &sys::ggml_tensor| t.ne[2] == 1 && t.ne[3] == 1;
+            let is_f32 = |t: &sys::ggml_tensor| {
+                let is_here = !t.buffer.is_null() && sys::ggml_backend_buffer_is_host(t.buffer);
+                is_here && t.type_ == sys::GGML_TYPE_F32 && t.nb[0] == size_of::<f32>()
+            };
+            let fits = is_flat(matrix) && is_flat(columns) && is_f32(columns) && is_f32(&*node);
+            let product = Self::read(node, repacked)?;
+            let has_whole_blocks = matrix.ne[0] as usize == product.n_blocks * SUPER_LEN
+                && product.n_rows.is_multiple_of(product.kernel.n_rows);
+            let are_few = (2..=product.kernel.max_columns).contains(&product.n_columns);
+            (fits && has_whole_blocks && are_few).then_some(product)
+        }
+    }
+
+    /// # Safety
+    /// `node` is a product, or was until [`on_node`] changed it.
+    unsafe fn read(
+        node: *const sys::ggml_tensor,
+        repacked: sys::ggml_backend_buffer_type_t,
+    ) -> Option<Self> {
+        // SAFETY: as above.
+        unsafe {
+            let (matrix, columns) = (&*(*node).src[0], &*(*node).src[1]);
+            let buffer = matrix.buffer;
+            let layout = if buffer.is_null() {
+                return None;
+            } else if sys::ggml_backend_buffer_is_host(buffer) {
+                Layout::Plain
+            } else if sys::ggml_backend_buffer_get_type(buffer) == repacked {
+                Layout::Repacked
+            } else {
+                return None;
+            };
+            Some(Product {
+                kernel: Kernel::of(matrix.type_, layout)?,
+                matrix: matrix.data.cast(),
+                row_bytes: matrix.nb[1],
+                n_rows: matrix.ne[1] as usize,
+                n_blocks: matrix.ne[0] as usize / SUPER_LEN,
+                columns: columns.data.cast(),
+                column_bytes: columns.nb[1],
+                n_columns: columns.ne[1] as usize,
+                result: (*node).data.cast(),
+                result_bytes: (*node).nb[1],
+            })
+        }
+    }
+}
