@@ -29,7 +29,7 @@ use regex::Regex;
 use yi_gguf::{DType, Gguf, TensorInfo};
 
 use crate::error::Error;
-use crate::llama::{Backend, Repack, can_repack};
+use crate::llama::{Backend, Repack, can_repack, has_own_kernels};
 
 /// What the user asked for.
 #[derive(Debug, Clone, Default)]
@@ -74,12 +74,9 @@ impl RepackChoice {
             RepackChoice::Auto if on_gpu => return Ok(Repack::All),
             RepackChoice::Auto => {
                 let has = |feature| backend.features().iter().any(|(name, _)| name == feature);
-                let (avx2, avx512) = (has("AVX2"), has("AVX512"));
+                let plain_is_faster = has("AVX2") && !has_own_kernels(backend);
                 Box::new(move |t| match t.dtype() {
-                    DType::Q4_K if avx512 && std::env::var("UP").is_ok() => {
-                        t.name().ends_with(".ffn_up.weight")
-                    }
-                    DType::Q4_K => !avx2,
+                    DType::Q4_K => !plain_is_faster,
                     _ => true,
                 })
             }

@@ -31,6 +31,7 @@ pub use batch::Batch;
 pub use context::{Context, ContextError, ContextParams, DecodeError, all_logits};
 pub use fault::{Claim, OnFault};
 pub use heap::return_free_pages;
+pub use matmul::has_own_kernels;
 pub use model::{LoadError, LoadParams, Model, Progress, Source};
 pub use repack::{Repack, can_repack};
 pub use rpc::{Endpoint, RpcError, add_workers, work};

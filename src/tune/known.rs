@@ -3,43 +3,50 @@
 use yi_gguf::{DType, Gguf};
 
 use crate::engine::BatchCosts;
-use crate::llama::Backend;
+use crate::llama::{Backend, has_own_kernels};
 
 /// Weights that stay in a CPU's last cache: to read them once for several tokens saves nothing.
 const CACHED_BYTES: u64 = 32 << 20;
 
 /// What short batches cost with these weights and this machine's kernels.
 ///
-/// ggml multiplies K-quants (those that are not repacked) by 8 rows or more with a kernel that computes 16 at
-/// a time (ggml-cpu/tiled), so a batch of 8 takes as long as one of 16 and longer than one of 7. Measured on two
-/// cores, two full-width layers of Yi-34B, Q4_K_M: Zen 3, which has AVX2 alone, and Zen 4, which has AVX-512 VNNI.
+/// This program's kernels unpack a row once for all tokens (src/llama/matmul). ggml multiplies K-quants (those that are
+/// not repacked) by 8 rows or more with a kernel that computes 16 at a time (ggml-cpu/tiled), so a batch of 8 takes as
+/// long as one of 16 and longer than one of 7. Measured on two cores, two full-width layers of Yi-34B, Q4_K_M: Zen 3,
+/// which has AVX2 alone, and Zen 4, which has AVX-512 VNNI.
 #[must_use]
 pub fn batch_costs(headers: &[Gguf], backend: &Backend) -> BatchCosts {
+    use DType::{IQ4_NL, Q2_K, Q3_K, Q4_0, Q4_K, Q5_K, Q6_K};
     let has = |feature| {
         let mut features = backend.features().iter();
         features.any(|(name, value)| name == feature && value != "0")
     };
-    let is_k_quant = |dtype| {
-        use DType::{Q2_K, Q3_K, Q4_K, Q5_K, Q6_K};
-        matches!(dtype, Q2_K | Q3_K | Q4_K | Q5_K | Q6_K)
-    };
-    let matrices = || {
+    let bytes_of = |is_counted: &dyn Fn(DType) -> bool| -> u64 {
         let tensors = headers.iter().flat_map(Gguf::tensors);
-        tensors.filter(|tensor| tensor.name() != "token_embd.weight")
+        let matrices = tensors.filter(|tensor| tensor.name() != "token_embd.weight");
+        let counted = matrices.filter(|tensor| is_counted(tensor.dtype()));
+        counted.map(|t| t.n_bytes()).sum()
     };
-    let n_bytes: u64 = matrices().map(|t| t.n_bytes()).sum();
+    let n_bytes = bytes_of(&|_| true);
+    let known = |points: &[(usize, f64)]| {
+        let points = [(1, 1.0)].into_iter().chain(points.iter().copied());
+        BatchCosts::try_from(points.collect::<Vec<_>>()).unwrap_or_default()
+    };
     if n_bytes < CACHED_BYTES {
         // Each token costs its multiplications: the bundled model loses a fifth of its speed by guessing.
-        return BatchCosts::try_from(vec![(1, 1.0), (2, 2.0)]).unwrap_or_default();
+        return known(&[(2, 2.0)]);
     }
-    let k_quants = matrices().filter(|tensor| is_k_quant(tensor.dtype()));
-    let n_k_bytes: u64 = k_quants.map(|t| t.n_bytes()).sum();
-    if n_k_bytes > n_bytes / 4 && has("AVX2") {
-        let vnni = [(4, 2.75), (7, 4.4), (8, 5.8), (16, 6.0), (32, 8.8)];
-        let avx2 = [(4, 2.9), (7, 4.8), (8, 8.5), (16, 8.7), (32, 13.0)];
-        let more = if has("AVX512_VNNI") { vnni } else { avx2 };
-        let points = [(1, 1.0)].into_iter().chain(more).collect::<Vec<_>>();
-        return BatchCosts::try_from(points).unwrap_or_default();
+    let n_own = bytes_of(&|dtype| matches!(dtype, Q4_K | Q5_K | Q6_K | Q4_0 | IQ4_NL));
+    if n_own > n_bytes / 2 && has_own_kernels(backend) {
+        return known(&[(2, 1.1), (4, 1.35), (8, 2.1), (16, 3.6), (32, 7.0)]);
+    }
+    let n_k_quants = bytes_of(&|dtype| matches!(dtype, Q2_K | Q3_K | Q4_K | Q5_K | Q6_K));
+    if n_k_quants > n_bytes / 4 && has("AVX2") {
+        return known(if has("AVX512_VNNI") {
+            &[(4, 2.75), (7, 4.4), (8, 5.8), (16, 6.0), (32, 8.8)]
+        } else {
+            &[(4, 2.9), (7, 4.8), (8, 8.5), (16, 8.7), (32, 13.0)]
+        });
     }
     BatchCosts::default()
 }

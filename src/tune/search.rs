@@ -379,7 +379,9 @@ fn repack_choices(headers: &[Gguf], backend: &llama::Backend) -> Vec<RepackChoic
         return choices;
     }
     // The rest gain from repacking at both prefill and decode (src/repack.rs).
-    if tensors.any(|tensor| tensor.dtype() == DType::Q4_K && tensor.name().contains("ffn_up")) {
+    if !llama::has_own_kernels(backend)
+        && tensors.any(|tensor| tensor.dtype() == DType::Q4_K && tensor.name().contains("ffn_up"))
+    {
         let parts = [r"ffn_up\.", r"ffn_(up|gate)\.", r"attn_"];
         let parts = parts.iter().filter_map(|part| Regex::new(part).ok());
         choices.extend(parts.map(RepackChoice::Matching));

@@ -25,7 +25,7 @@ unsafe fn load(rows: [*const u8; 2], offset: usize) -> __m512i {
 /// They can be read.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn load_16(rows: [*const u8; 2], offset: usize) -> __m256i {
+pub(super) unsafe fn load_16(rows: [*const u8; 2], offset: usize) -> __m256i {
     // SAFETY: by this function's contract.
     unsafe {
         let a = _mm_loadu_si128(rows[0].add(offset).cast());
@@ -47,6 +47,7 @@ pub(super) struct Q4K;
 
 impl Format for Q4K {
     const BLOCK_BYTES: usize = 144;
+    const MAX_COLUMNS: usize = 24;
     const OFFSETS: Offsets = Offsets::Mins;
 
     #[inline]
@@ -72,6 +73,7 @@ pub(super) struct Q5K;
 
 impl Format for Q5K {
     const BLOCK_BYTES: usize = 176;
+    const MAX_COLUMNS: usize = 24;
     const OFFSETS: Offsets = Offsets::MinsInOne;
 
     #[inline]
@@ -96,28 +98,33 @@ impl Format for Q5K {
     }
 }
 
-/// Adds what Q4_K and Q5_K begin with: two scales in F16, then eight scales and eight minimums in six bits each
-/// (`get_scale_min_k4` in ggml-quants.c).
+/// Eight scales and eight minimums in six bits each (`get_scale_min_k4` in ggml-quants.c), each row's scales before its
+/// minimums, in 16 bits. They are in the last twelve of each row's bytes.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
-fn with_mins(levels: [__m512i; 8], head: __m256i) -> Pair {
-    let (low, high) = (0x0f0f_0f0f, 0x3030_3030);
-    // Of the three words behind the first: four scales, four minimums, and the others' low bits with both halves; the
-    // others' high bits are the first two words' highest.
-    let six = 0x3f3f_3f3f;
-    let words = _mm256_shuffle_epi32::<0b11_10_11_01>(head);
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) fn six_bits(packed: __m256i) -> __m512i {
+    // Of three words: four scales, four minimums, and the low bits of four more of both; their high bits are the highest
+    // of the first two words.
+    let (low, high, six) = (0x0f0f_0f0f, 0x3030_3030, 0x3f3f_3f3f);
+    let words = _mm256_shuffle_epi32::<0b11_10_11_01>(packed);
     let words = _mm256_srlv_epi32(words, _mm256_setr_epi32(0, 0, 0, 4, 0, 0, 0, 4));
     let words = _mm256_and_si256(
         words,
         _mm256_setr_epi32(six, low, six, low, six, low, six, low),
     );
-    let highest = _mm256_srli_epi32::<2>(_mm256_shuffle_epi32::<0b10_10_01_01>(head));
+    let highest = _mm256_srli_epi32::<2>(_mm256_shuffle_epi32::<0b10_10_01_01>(packed));
     let highest = _mm256_and_si256(
         highest,
         _mm256_setr_epi32(0, high, 0, high, 0, high, 0, high),
     );
-    // Each row's scales, then its minimums.
-    let all = _mm512_cvtepu8_epi16(_mm256_or_si256(words, highest));
+    _mm512_cvtepu8_epi16(_mm256_or_si256(words, highest))
+}
+
+/// Adds what Q4_K and Q5_K begin with: two scales in F16, then those of their parts.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
+fn with_mins(levels: [__m512i; 8], head: __m256i) -> Pair {
+    let all = six_bits(head);
     let scales = _mm512_shuffle_i64x2::<0b10_10_00_00>(all, all);
     let offsets = _mm512_permutexvar_epi64(_mm512_setr_epi64(2, 3, 6, 7, 0, 0, 0, 0), all);
     let floats = _mm512_cvtph_ps(head);
@@ -143,6 +150,7 @@ pub(super) struct Q6K;
 
 impl Format for Q6K {
     const BLOCK_BYTES: usize = 210;
+    const MAX_COLUMNS: usize = 64;
     const OFFSETS: Offsets = Offsets::OfLevels;
 
     #[inline]

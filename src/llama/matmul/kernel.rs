@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use llama_cpp_sys_2 as sys;
 
-use super::{Product, k_formats, k_quants, nibbles, q8_0, q8_k};
+use super::{Product, k_formats, k_quants, nibbles, q4_k_repacked, q8_0, q8_k};
 use crate::llama::Backend;
 
 /// Numbers in a block of a column: those in a block of a K-quant.
@@ -50,11 +50,10 @@ impl Kernel {
     pub(super) fn of(dtype: sys::ggml_type, layout: Layout) -> Option<&'static Self> {
         const fn k_quant<F: k_quants::Format>() -> Kernel {
             Kernel {
-                quantize: q8_k::quantize,
+                quantize: q8_k::quantize::<true>,
                 multiply: k_quants::multiply::<F>,
                 n_rows: k_quants::N_ROWS,
-                // From there on ggml's computes 32 at a time.
-                max_columns: 24,
+                max_columns: F::MAX_COLUMNS,
             }
         }
         const fn nibbles<T: nibbles::Levels>() -> Kernel {
@@ -65,10 +64,17 @@ impl Kernel {
                 max_columns: usize::MAX,
             }
         }
+        const Q4_K_REPACKED: Kernel = Kernel {
+            quantize: q8_k::quantize::<false>,
+            multiply: q4_k_repacked::multiply,
+            n_rows: q4_k_repacked::N_ROWS,
+            max_columns: usize::MAX,
+        };
         Some(match (dtype, layout) {
             (sys::GGML_TYPE_Q4_K, Layout::Plain) => &const { k_quant::<k_formats::Q4K>() },
             (sys::GGML_TYPE_Q5_K, Layout::Plain) => &const { k_quant::<k_formats::Q5K>() },
             (sys::GGML_TYPE_Q6_K, Layout::Plain) => &const { k_quant::<k_formats::Q6K>() },
+            (sys::GGML_TYPE_Q4_K, Layout::Repacked) => &Q4_K_REPACKED,
             (sys::GGML_TYPE_Q4_0, Layout::Repacked) => &const { nibbles::<nibbles::Q40>() },
             (sys::GGML_TYPE_IQ4_NL, Layout::Repacked) => &const { nibbles::<nibbles::Iq4Nl>() },
             _ => return None,

@@ -14,6 +14,7 @@ mod k_formats;
 mod k_quants;
 mod kernel;
 mod nibbles;
+mod q4_k_repacked;
 mod q8_0;
 mod q8_k;
 #[cfg(test)]
@@ -37,6 +38,12 @@ const MAX_SHARE: usize = 128;
 /// `GGML_N_TASKS_MAX` (ggml.h).
 const ALL_THREADS: c_int = -1;
 
+/// Whether there are kernels for this machine.
+#[must_use]
+pub fn has_own_kernels(backend: &Backend) -> bool {
+    kernel::are_available(backend)
+}
+
 /// The multiplications of one context, of which one is computed at a time.
 #[derive(Debug)]
 pub(super) struct Matmul {
@@ -54,7 +61,7 @@ pub(super) struct Matmul {
 impl Matmul {
     /// `None` where there are no kernels for this machine.
     pub(super) fn new(backend: &Backend) -> Option<Box<Self>> {
-        if !kernel::are_available(backend) {
+        if !has_own_kernels(backend) {
             return None;
         }
         let mut matmul = Box::new(Matmul {

@@ -134,13 +134,13 @@ unsafe fn unpack(block: *const u8, values: __m512i) -> [__m512i; 4] {
 /// The rows by lanes after `shuffle`: two of the first eight, two of the second, in turn.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn rows_of_lanes() -> __m512i {
+pub(super) fn rows_of_lanes() -> __m512i {
     _mm512_setr_epi32(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15)
 }
 
 /// The lanes by rows.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn lanes_of_rows() -> __m512i {
+pub(super) fn lanes_of_rows() -> __m512i {
     _mm512_setr_epi32(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15)
 }

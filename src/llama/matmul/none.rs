@@ -10,6 +10,12 @@ use crate::llama::Backend;
 #[derive(Debug)]
 pub(super) enum Matmul {}
 
+/// Whether there are kernels for this machine.
+#[must_use]
+pub fn has_own_kernels(_: &Backend) -> bool {
+    false
+}
+
 impl Matmul {
     pub(super) fn new(_: &Backend) -> Option<Box<Self>> {
         None

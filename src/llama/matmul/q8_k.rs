@@ -9,8 +9,8 @@ use super::kernel::{Block, SUPER_LEN};
 #[derive(Debug, Clone)]
 #[repr(C, align(64))]
 pub(super) struct Q8K {
-    /// Four groups of 64. In each, pieces of four from the first half and from the second take turns, in the order of
-    /// `unpacklo` and `unpackhi`: so a lane of a sum belongs to one piece of each half.
+    /// In the column's order; or `IN_TURNS`: in each group of 64, pieces of four from the first half and from the second
+    /// take turns, in the order of `unpacklo` and `unpackhi`. So a lane of a sum belongs to one piece of each half.
     pub(super) quants: [i8; SUPER_LEN],
     /// Of 16 numbers each, in the column's order.
     pub(super) sums_of_16: [i16; 16],
@@ -36,7 +36,7 @@ impl Q8K {
 /// # Safety
 /// They can be read, the block can be written, and the CPU has these features.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) unsafe fn quantize(values: *const f32, block: *mut Block) {
+pub(super) unsafe fn quantize<const IN_TURNS: bool>(values: *const f32, block: *mut Block) {
     // SAFETY: all loads are within the 256 numbers, all stores within the block.
     unsafe {
         let block = &mut *block.cast::<Q8K>();
@@ -76,8 +76,21 @@ pub(super) unsafe fn quantize(values: *const f32, block: *mut Block) {
         {
             *sum = a + b;
         }
-        for group in block.quants.as_chunks_mut::<64>().0 {
-            let halves = group.as_mut_ptr().cast::<__m256i>();
+        if IN_TURNS {
+            take_turns(&mut block.quants);
+        }
+        block.scale = 1.0 / inverse;
+    }
+}
+
+/// Has the halves of each group of 64 take turns.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn take_turns(quants: &mut [i8; SUPER_LEN]) {
+    for group in quants.as_chunks_mut::<64>().0 {
+        let halves = group.as_mut_ptr().cast::<__m256i>();
+        // SAFETY: two times 32 bytes.
+        unsafe {
             let (a, b) = (
                 _mm256_loadu_si256(halves),
                 _mm256_loadu_si256(halves.add(1)),
@@ -85,6 +98,5 @@ pub(super) unsafe fn quantize(values: *const f32, block: *mut Block) {
             _mm256_storeu_si256(halves, _mm256_unpacklo_epi32(a, b));
             _mm256_storeu_si256(halves.add(1), _mm256_unpackhi_epi32(a, b));
         }
-        block.scale = 1.0 / inverse;
     }
 }

@@ -142,6 +142,7 @@ fn several_columns_have_the_bits_that_ggml_gives_each_alone() {
         (sys::GGML_TYPE_Q4_K, Layout::Plain),
         (sys::GGML_TYPE_Q5_K, Layout::Plain),
         (sys::GGML_TYPE_Q6_K, Layout::Plain),
+        (sys::GGML_TYPE_Q4_K, Layout::Repacked),
         (sys::GGML_TYPE_Q4_0, Layout::Repacked),
         (sys::GGML_TYPE_IQ4_NL, Layout::Repacked),
     ];
