@@ -177,7 +177,7 @@ impl Format for Q6K {
                 let [c, d] = take_turns(groups[2], groups[3]);
                 *levels = [a, b, c, d];
             }
-            let offsets = _mm512_cvtepi8_epi16(load_16(blocks, 192));
+            let scales = _mm512_cvtepi8_epi16(load_16(blocks, 192));
             // A scale is of 16 weights: of four lanes. Scale 0 of the first half goes with scale 2 of the second.
             let turns = |j: i16| {
                 let pair = |first: i16| i32::from(first) | i32::from(first + 2) << 16;
@@ -185,21 +185,17 @@ impl Format for Q6K {
                 let row = |first| _mm256_setr_m128i(lanes(first), lanes(first + 1));
                 let rows = _mm512_castsi256_si512(row(4 * j));
                 let order = _mm512_inserti64x4::<1>(rows, row(16 + 4 * j));
-                _mm512_permutexvar_epi16(order, offsets)
+                _mm512_permutexvar_epi16(order, scales)
             };
-            let half = |block: *const u8| i32::from(block.add(208).cast::<u16>().read_unaligned());
-            let scales = _mm_setr_epi32(half(blocks[0]), half(blocks[1]), 0, 0);
-            let floats = _mm512_castps128_ps512(_mm_cvtph_ps(_mm_shuffle_epi8(
-                scales,
-                _mm_setr_epi8(0, 1, 4, 5, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1),
-            )));
-            let (a, b) = (0, 1);
+            // The last two of these bytes are the row's scale.
+            let floats = _mm512_cvtph_ps(load_16(blocks, 194));
+            let (a, b) = (7, 15);
             let scale = _mm512_setr_epi32(a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b);
             Pair {
                 levels,
                 scales: [turns(0), turns(1), turns(2), turns(3)],
                 scale: _mm512_permutexvar_ps(scale, floats),
-                offsets,
+                offsets: _mm512_slli_epi16::<5>(scales),
                 min_scale: _mm256_setzero_ps(),
             }
         }

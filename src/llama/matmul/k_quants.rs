@@ -35,7 +35,7 @@ pub(super) trait Format {
 
 /// What is subtracted from the products, and how ggml adds it up.
 pub(super) enum Offsets {
-    /// Levels count from -32.
+    /// Levels count from -32: that times their scales.
     OfLevels,
     /// Minimums, in four lanes to the end.
     Mins,
@@ -52,7 +52,8 @@ pub(super) struct Pair {
     pub(super) scales: [__m512i; 4],
     /// Times this.
     pub(super) scale: __m512,
-    /// Eight minimums of each row in 16 bits, in the lower half; or sixteen scales of each row.
+    /// Eight minimums of each row in 16 bits, in the lower half; or the sixteen
+    /// scales of each row, times 32.
     pub(super) offsets: __m512i,
     /// The minimums times this, four lanes for each row.
     pub(super) min_scale: __m256,
@@ -152,7 +153,7 @@ fn add<F: Format>(pairs: &[Pair; N_PAIRS], values: &Q8K, sums: &mut Sums) {
         let mut integers = integers[i];
         if matches!(F::OFFSETS, Offsets::OfLevels) {
             let offsets = _mm512_madd_epi16(pair.offsets, both(&values.sums_of_16));
-            integers = _mm512_sub_epi32(integers, _mm512_slli_epi32::<5>(offsets));
+            integers = _mm512_sub_epi32(integers, offsets);
         }
         let products = &mut sums.products[i];
         let scaled = _mm512_mul_ps(scale, pair.scale);
