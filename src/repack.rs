@@ -1,13 +1,14 @@
 //! Which weights to repack, from what was measured.
 //!
-//! No fixed setting is best. Prefill of 128 / decode of 16, tokens/s on two cores with AVX-512, two
-//! full-width layers of Yi-34B:
+//! Prefill of 128 / decode of 48, tokens/s on two cores with AVX-512, two full-width layers of Yi-34B (`yi bench --repack
+//! off --repack on --kernels own,ggml`, medians of four runs):
 //!
-//! | repacked | Q4_K_M | Q4_0 |
-//! | --- | ---: | ---: |
-//! | all (llama.cpp's default) | 193 / 28 | 193 / 30 |
-//! | none | 340 / 25 | 135 / 20 |
-//! | Q4_K's `ffn_up` only | 288 / 29 | |
+//! | repacked | kernels | Q4_K_M | Q4_0 |
+//! | --- | --- | ---: | ---: |
+//! | all | own | 399 / 28 | 398 / 28 |
+//! | all (llama.cpp's default) | ggml's | 206 / 27 | 196 / 27 |
+//! | none | own | 344 / 24 | 138 / 18 |
+//! | none | ggml's | 350 / 24 | 135 / 18 |
 //!
 //! And prefill of 512 / decode of 32 with AVX2 only, where Q4_K's difference is within the noise of two runs
 //! (prefill of 128 / decode of 16: 116 / 20.7 and 118 / 20.7):
@@ -17,9 +18,8 @@
 //! | all (llama.cpp's default) | 107 / 21.2 | 90 / 20.6 |
 //! | none | 111 / 19.6 | 65 / 17.9 |
 //!
-//! So on x86-64 `auto` repacks Q4_0 and IQ4_NL whole, and of Q4_K `ffn_up` where there is AVX-512 and else
-//! nothing: what is not repacked needs no memory beside the file. Other machines have not been measured;
-//! there it is what llama.cpp repacks.
+//! So on x86-64 `auto` repacks Q4_0 and IQ4_NL, and Q4_K where there are own kernels: what is not repacked needs no memory
+//! beside the file. Other machines have not been measured; there it is what llama.cpp repacks.
 
 use std::collections::HashSet;
 use std::fmt;

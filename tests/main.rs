@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one file for each topic.
 
 mod adapter;
+mod batches;
 mod bench;
 mod chat;
 mod cli;

@@ -150,7 +150,7 @@ pub(super) struct Q6K;
 
 impl Format for Q6K {
     const BLOCK_BYTES: usize = 210;
-    const MAX_COLUMNS: usize = 64;
+    const MAX_COLUMNS: usize = usize::MAX;
     const OFFSETS: Offsets = Offsets::OfLevels;
 
     #[inline]
