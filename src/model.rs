@@ -168,7 +168,12 @@ impl ModelFile {
         let offload = self.offload_beside(GpuLayers::Auto, context, taken)?;
         let mut load = LoadParams {
             n_gpu_layers: offload.n_layers,
-            repack: RepackChoice::Auto.resolve(&self.headers, backend, offload.is_any())?,
+            repack: RepackChoice::Auto.resolve(
+                &self.headers,
+                backend,
+                offload.is_any(),
+                context.kernels,
+            )?,
             ..LoadParams::default()
         };
         let repacked = repacked_bytes(&load.repack, &self.headers, backend);

@@ -18,7 +18,7 @@
 //! | all (llama.cpp's default) | 107 / 21.2 | 90 / 20.6 |
 //! | none | 111 / 19.6 | 65 / 17.9 |
 //!
-//! So on x86-64 `auto` repacks Q4_0 and IQ4_NL, and Q4_K where there are own kernels: what is not repacked needs no memory
+//! So on x86-64 `auto` repacks Q4_0 and IQ4_NL, and Q4_K for own kernels: what is not repacked needs no memory
 //! beside the file. Other machines have not been measured; there it is what llama.cpp repacks.
 
 use std::collections::HashSet;
@@ -29,7 +29,7 @@ use regex::Regex;
 use yi_gguf::{DType, Gguf, TensorInfo};
 
 use crate::error::Error;
-use crate::llama::{Backend, Repack, can_repack, has_own_kernels};
+use crate::llama::{Backend, Kernels, Repack, can_repack, has_own_kernels};
 
 /// What the user asked for.
 #[derive(Debug, Clone, Default)]
@@ -57,8 +57,8 @@ impl RepackChoice {
         }
     }
 
-    /// What it means for a file on this machine. With layers on a GPU, `auto` leaves the choice to
-    /// llama.cpp: a tensor that is repacked by name stays on the CPU.
+    /// What it means for a file on this machine, whose contexts compute with these kernels. With layers on a GPU, `auto`
+    /// leaves the choice to llama.cpp: a tensor that is repacked by name stays on the CPU.
     ///
     /// # Errors
     /// When the expression finds no tensor that can be repacked.
@@ -67,14 +67,15 @@ impl RepackChoice {
         headers: &[Gguf],
         backend: &Backend,
         on_gpu: bool,
+        kernels: Kernels,
     ) -> Result<Repack, Error> {
+        let has_own = kernels == Kernels::Own && has_own_kernels(backend);
         let chosen: Box<dyn Fn(&TensorInfo) -> bool> = match self {
             RepackChoice::On => return Ok(Repack::All),
             RepackChoice::Off => return Ok(Repack::None),
             RepackChoice::Auto if on_gpu => return Ok(Repack::All),
             RepackChoice::Auto => {
-                let has = |feature| backend.features().iter().any(|(name, _)| name == feature);
-                let plain_is_faster = has("AVX2") && !has_own_kernels(backend);
+                let plain_is_faster = backend.has("AVX2") && !has_own;
                 Box::new(move |t| match t.dtype() {
                     DType::Q4_K => !plain_is_faster,
                     _ => true,
@@ -98,6 +99,8 @@ impl RepackChoice {
             });
         }
         Ok(match (names.is_empty(), all) {
+            // By name: where a CPU has AMX, llama.cpp's switch puts weights into AMX's layout.
+            (false, true) if has_own => Repack::Tensors(names),
             // Without kernels the switch does nothing.
             (_, true) => Repack::All,
             (true, false) => Repack::None,

@@ -1,5 +1,6 @@
 //! What a token's logits depend on: not on the tokens that are computed beside it, where this program's kernels
-//! multiply.
+//! multiply and ggml's attention neither divides a single token's among threads (from 512 places in the cache on) nor
+//! computes many tokens' in tiles (from 64 on).
 
 use std::ops::ControlFlow;
 use std::path::Path;

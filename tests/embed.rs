@@ -64,6 +64,7 @@ fn params(pooling: Option<Pooling>) -> EmbedParams {
         n_ctx: 512,
         pooling,
         n_threads: 1,
+        kernels: yi::Kernels::default(),
         shares_processors: false,
     }
 }

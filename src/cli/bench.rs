@@ -75,7 +75,7 @@ pub struct BenchArgs {
     /// Flash attention, also written -fa: on, off, auto [default: auto]
     #[arg(long, value_name = "WHEN")]
     flash_attn: Vec<List<FlashAttention>>,
-    /// Kernels for a few tokens at once: own, ggml [default: own]
+    /// Kernels for several tokens at once: own, ggml [default: own]
     #[arg(long, value_name = "WHOSE")]
     kernels: Vec<List<Kernels>>,
     /// Weights to repack: auto, on, off or a regular expression; repeat the flag to compare [default: auto]
@@ -118,7 +118,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Error> {
     // For each model, what it has where no flag says otherwise: the same in all its rows.
     let bases = files
         .iter()
-        .map(|file| base_settings(file, !args.no_profile))
+        .map(|file| base_settings(file, !args.no_profile, args.usual_kernels()))
         .collect::<Result<Vec<_>, _>>()?;
     let contexts = bases
         .iter()
@@ -213,7 +213,12 @@ impl Load<'_> {
         let mut params = LoadParams {
             n_gpu_layers: offload.n_layers,
             mmap: self.mmap,
-            repack: resolve_repack(self.repack, self.file, offload.is_any())?,
+            repack: resolve_repack(
+                self.repack,
+                self.file,
+                offload.is_any(),
+                args.usual_kernels(),
+            )?,
             ..LoadParams::default()
         };
         let mut repacked_bytes = 0;
@@ -290,6 +295,11 @@ impl BenchArgs {
             }
         }
         tests
+    }
+
+    /// The kernels for which the model is loaded.
+    fn usual_kernels(&self) -> Kernels {
+        flat(&self.kernels).first().copied().unwrap_or_default()
     }
 
     fn gpu_layers(&self, base: &Settings) -> Vec<GpuLayers> {

@@ -53,7 +53,7 @@ pub struct ComputeArgs {
     /// auto: by type and machine [default: what `yi tune` found, or auto]
     #[arg(long, value_name = "WHICH")]
     pub repack: Option<RepackChoice>,
-    /// Kernels for a few tokens at once: own, which are faster where the CPU and the weights' types have them, or
+    /// Kernels for several tokens at once: own, which are faster where the CPU and the weights' types have them, or
     /// ggml
     #[arg(long, value_name = "WHOSE", default_value_t)]
     pub kernels: Kernels,
@@ -98,7 +98,7 @@ impl ComputeArgs {
         n_threads: Option<usize>,
         n_gpu_layers: Option<GpuLayers>,
     ) -> Result<Compute, Error> {
-        let base = base_settings(file, !self.no_profile)?;
+        let base = base_settings(file, !self.no_profile, self.kernels)?;
         let threads = n_threads.map(|n| resolve_threads(Some(n)));
         let n_batch = self.batch_size.unwrap_or(base.n_batch);
         let settings = Settings {
@@ -177,10 +177,15 @@ impl Compute {
     }
 }
 
-/// What suits a model on this machine: what `yi tune` found, which is said in a line, or what is known.
-pub fn base_settings(file: &ModelFile, use_profile: bool) -> Result<Settings, Error> {
+/// What suits a model on this machine: what `yi tune` found, which is said in a line, or what is known. It measures
+/// with the usual kernels.
+pub fn base_settings(
+    file: &ModelFile,
+    use_profile: bool,
+    kernels: Kernels,
+) -> Result<Settings, Error> {
     let backend = llama::backend()?;
-    if use_profile {
+    if use_profile && kernels == Kernels::default() {
         match tune::load(&Key::new(file.headers(), backend)) {
             Ok(Some(profile)) => {
                 note(format_args!("note: {}", summary(&profile)));
@@ -200,7 +205,7 @@ pub fn base_settings(file: &ModelFile, use_profile: bool) -> Result<Settings, Er
         flash_attention: FlashAttention::Auto,
         repack: RepackChoice::Auto,
         n_gpu_layers: GpuLayers::Auto,
-        batch_costs: tune::batch_costs(file.headers(), backend),
+        batch_costs: tune::batch_costs(file.headers(), backend, kernels),
     })
 }
 
@@ -294,9 +299,10 @@ pub fn resolve_repack(
     choice: &RepackChoice,
     file: &ModelFile,
     on_gpu: bool,
+    kernels: Kernels,
 ) -> Result<Repack, Error> {
     let backend = llama::backend()?;
-    let repack = choice.resolve(file.headers(), backend, on_gpu)?;
+    let repack = choice.resolve(file.headers(), backend, on_gpu, kernels)?;
     match &repack {
         Repack::All => tracing::info!("repacked: all that can be"),
         Repack::None => tracing::info!("repacked: nothing"),

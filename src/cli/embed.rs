@@ -13,7 +13,7 @@ use super::output::write_json;
 use super::{input, signal};
 use crate::engine::{EngineError, Normalization};
 use crate::error::Error;
-use crate::llama::Pooling;
+use crate::llama::{Kernels, Pooling};
 use crate::model::folder::ModelFolder;
 use crate::model::loaded::{EmbedParams, Model};
 use crate::model::{Check, ModelFile};
@@ -49,6 +49,10 @@ pub struct EmbedArgs {
     /// Threads [default: the fast physical cores, within the container's quota and the affinity mask]
     #[arg(short, long, value_name = "N", value_parser = threads)]
     threads: Option<usize>,
+    /// Kernels for several tokens at once: own, which are faster where the CPU and the weights' types have them, or
+    /// ggml
+    #[arg(long, value_name = "WHOSE", default_value_t)]
+    kernels: Kernels,
     /// Print {"model":…,"data":[{"index":…,"embedding":[…]}],"usage":{"prompt_tokens":…}} in place of a line
     /// of numbers for each text
     #[arg(long)]
@@ -111,6 +115,7 @@ pub fn run(args: &EmbedArgs) -> Result<(), Error> {
         n_ctx: most.min(u32::try_from(longest.max(MIN_BATCH)).unwrap_or(most)),
         pooling: args.pooling,
         n_threads: resolve_threads(args.threads),
+        kernels: args.kernels,
         shares_processors: false,
     };
     let mut embedder = model.embedder(&params, signal::stop_flag())?;

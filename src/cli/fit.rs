@@ -19,7 +19,7 @@ use crate::error::{Error, gib};
 use crate::fit::{
     Draft, Geometry, GpuFit, Memory, Question, TypeFit, context_memory, of_file, weight_bytes,
 };
-use crate::llama::{self, CacheType, ContextParams, FlashAttention};
+use crate::llama::{self, CacheType, ContextParams, FlashAttention, Kernels};
 use crate::model::folder::ModelFolder;
 use crate::model::{Check, DEFAULT_N_CTX, ModelFile, free_bytes};
 use crate::repack::{RepackChoice, repacked_bytes};
@@ -93,7 +93,8 @@ pub fn run(args: &FitArgs) -> Result<(), Error> {
         Answer::new(args, &plan.parts, types(&input)?, None)?
     } else {
         let file = ModelFile::open(path, Check::Model)?;
-        let repack = super::compute::resolve_repack(&args.repack, &file, false)?;
+        let repack =
+            super::compute::resolve_repack(&args.repack, &file, false, Kernels::default())?;
         let repacked = repacked_bytes(&repack, file.headers(), llama::backend()?);
         Answer::new(args, file.headers(), requantized(path)?, Some(repacked))?
     };
@@ -371,7 +372,8 @@ fn draft(path: &Path, context: &ContextParams) -> Result<(Draft, Memory), Error>
     let file = ModelFile::open(&ModelFolder::resolve(path), Check::Model)?;
     file.check_context(context)?;
     let geometry = Geometry::new(file.headers()).ok_or(Error::UnknownWidths)?;
-    let repack = super::compute::resolve_repack(&RepackChoice::Auto, &file, false)?;
+    let repack =
+        super::compute::resolve_repack(&RepackChoice::Auto, &file, false, Kernels::default())?;
     let repacked = repacked_bytes(&repack, file.headers(), llama::backend()?);
     let context_memory = context_memory(&geometry, context);
     let memory = of_file(file.headers(), context_memory, repacked, None);

@@ -132,7 +132,12 @@ impl Plan {
             n_gpu_layers: offload.n_layers,
             mmap: !args.no_mmap,
             mlock: args.mlock,
-            repack: resolve_repack(&compute.settings.repack, file, offload.is_any())?,
+            repack: resolve_repack(
+                &compute.settings.repack,
+                file,
+                offload.is_any(),
+                context.kernels,
+            )?,
             ..LoadParams::default()
         };
         let draft = match &args.compute.model_draft {

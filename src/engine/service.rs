@@ -106,16 +106,18 @@ const STACK_BYTES: usize = 8 << 20;
 ///
 /// # The same answer again
 ///
-/// Each request has random numbers of its own, so with the same seed and the same settings its answer is
-/// the same each time it runs alone in a fresh engine, at any number of threads. Beside others, or after
-/// them, llama.cpp computes the same sums in another order in three places, and the last bits of the
-/// logits may differ:
+/// Each request has random numbers of its own, so with the same seed, the same settings and the same number of
+/// threads its answer is the same each time it runs alone in a fresh engine. Beside others, or after them, the same
+/// sums are computed in another order in some places, and the last bits of the logits may differ:
 ///
-/// - Several tokens in one batch are multiplied by other kernels than a single one. How many there are
+/// - Products: ggml multiplies several tokens in one batch by other kernels than a single one. How many there are
 ///   depends on what else runs: on the other requests' tokens, and on the pieces that prompts come in. How
-///   many are guessed in advance ([`Speculation`]) depends on the request alone where it runs alone.
-/// - Attention adds up a sequence's tokens in the order of their places in the KV cache, which all
-///   sequences share.
+///   many are guessed in advance ([`Speculation`]) depends on the request alone where it runs alone. This program's
+///   kernels ([`Kernels::Own`](crate::llama::Kernels::Own)) give each token the bits that it has alone: repacked Q4_0,
+///   IQ4_NL and Q4_K and plain Q6_K in every batch, plain Q4_K and Q5_K beside up to 23 others.
+/// - Attention: ggml divides a single token's among the threads where the cache has 512 places or more, and computes
+///   that of 64 tokens or more in tiles.
+/// - It adds up a sequence's tokens in the order of their places in the KV cache, which all sequences share.
 /// - Where the start of a prompt is taken from an earlier request, it is as computed then.
 ///
 /// Greedy answers change only where the two best logits are closer than that, and sampled ones where the

@@ -99,9 +99,10 @@ pub fn context_memory(model: &Geometry, params: &ContextParams) -> Memory {
         n_outputs: n_ubatch,
         flash_attention: params.flash_attention != FlashAttention::Off,
     };
-    // Activations are quantized to 8 bits before a product: 292 bytes for 256 at most.
+    // Activations are quantized to 8 bits before a product: 292 bytes for 256 at most in ggml's buffer, and 320 in that of
+    // this program's kernels (src/llama/matmul).
     let widest = model.n_ff.max(model.n_heads.saturating_mul(model.head_v));
-    let activations = widest.saturating_mul(n_ubatch).saturating_mul(292) / 256;
+    let activations = widest.saturating_mul(n_ubatch).saturating_mul(292 + 320) / 256;
     let logits = model.n_vocab.saturating_mul(n_outputs).saturating_mul(4);
     Memory {
         kv_cache: model.kv_bytes(n_ctx, params.type_k, params.type_v),

@@ -74,6 +74,13 @@ impl Backend {
     pub fn features(&self) -> &[(String, String)] {
         &self.features
     }
+
+    /// Whether it uses this feature.
+    #[must_use]
+    pub fn has(&self, feature: &str) -> bool {
+        let mut features = self.features.iter();
+        features.any(|(name, value)| name == feature && value != "0")
+    }
 }
 
 /// Starts llama.cpp on the first call; later calls return the same backend or the same error.

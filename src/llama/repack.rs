@@ -30,22 +30,16 @@ pub enum Repack {
 /// (`ggml_repack_get_optimal_repack_type` in ggml's repack.cpp).
 #[must_use]
 pub fn can_repack(backend: &Backend, dtype: DType, n_rows: u64) -> bool {
-    let has = |name: &str| {
-        backend
-            .features()
-            .iter()
-            .any(|(feature, value)| feature == name && value != "0")
-    };
-    if !has("REPACK") {
+    if !backend.has("REPACK") {
         return false;
     }
-    let n_interleaved = if has("AVX2") {
+    let n_interleaved = if backend.has("AVX2") {
         match dtype {
             DType::Q4_0 | DType::Q4_K | DType::IQ4_NL => 8,
-            DType::Q2_K if has("AVX512") => 8,
+            DType::Q2_K if backend.has("AVX512") => 8,
             _ => return false,
         }
-    } else if has("DOTPROD") {
+    } else if backend.has("DOTPROD") {
         match dtype {
             DType::Q4_0 | DType::Q8_0 | DType::IQ4_NL => 4,
             DType::Q4_K | DType::Q5_K | DType::Q6_K => 8,

@@ -143,7 +143,7 @@ impl FlashAttention {
     }
 }
 
-/// Whose kernels multiply matrices with a few tokens at once.
+/// Whose kernels multiply matrices with several tokens at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Kernels {
     /// Those of this program, for the types and CPUs that they know: as fast for one token, and faster for several.

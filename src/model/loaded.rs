@@ -17,7 +17,8 @@ use crate::engine::tokenize::Tokenizer;
 use crate::engine::{Embedder, Engine, EngineParams};
 use crate::error::Error;
 use crate::llama::{
-    self, Adapter, ContextParams, LoadParams, MAX_THREADS, Pooling, Progress, RopeParams, TokenId,
+    self, Adapter, ContextParams, Kernels, LoadParams, MAX_THREADS, Pooling, Progress, RopeParams,
+    TokenId,
 };
 use crate::tune;
 
@@ -160,6 +161,7 @@ impl Model {
             }),
             None => None,
         };
+        let kernels = context.kernels;
         let context = ContextParams {
             can_save: disk.is_some() || params.parked_bytes > 0,
             ..context.clone()
@@ -171,7 +173,10 @@ impl Model {
         let params = EngineParams {
             batch_costs: match &params.batch_costs {
                 Some(costs) => Some(costs.clone()),
-                None => Some(tune::batch_costs(self.file.headers(), llama::backend()?)),
+                None => {
+                    let (headers, backend) = (self.file.headers(), llama::backend()?);
+                    Some(tune::batch_costs(headers, backend, kernels))
+                }
             },
             ..params.clone()
         };
@@ -275,6 +280,7 @@ impl ModelFile {
             n_ctx: self.n_ctx_train().clamp(1, DEFAULT_INPUT_TOKENS),
             pooling: None,
             n_threads,
+            kernels: Kernels::default(),
             shares_processors: false,
         }
     }
@@ -289,6 +295,8 @@ pub struct EmbedParams {
     pub pooling: Option<Pooling>,
     /// Threads.
     pub n_threads: usize,
+    /// Whose kernels multiply.
+    pub kernels: Kernels,
     /// Other contexts of this process compute, too, see [`ContextParams::shares_processors`].
     pub shares_processors: bool,
 }
@@ -307,6 +315,7 @@ impl EmbedParams {
             pooling: self.pooling,
             n_threads: self.n_threads,
             n_threads_batch: self.n_threads,
+            kernels: self.kernels,
             shares_processors: self.shares_processors,
             ..ContextParams::default()
         }

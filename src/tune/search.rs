@@ -14,8 +14,8 @@ use crate::bench::{Test, batch_times};
 use crate::engine::{BatchCosts, EngineError};
 use crate::error::{Error, Kind};
 use crate::llama::{
-    self, CacheType, Context, ContextParams, DecodeError, FlashAttention, GpuLayers, LoadParams,
-    MAX_THREADS, Model,
+    self, CacheType, Context, ContextParams, DecodeError, FlashAttention, GpuLayers, Kernels,
+    LoadParams, MAX_THREADS, Model,
 };
 use crate::model::ModelFile;
 use crate::repack::{RepackChoice, repackable};
@@ -99,7 +99,7 @@ impl Search<'_> {
             flash_attention: FlashAttention::Auto,
             repack: RepackChoice::Auto,
             n_gpu_layers: GpuLayers::Auto,
-            batch_costs: batch_costs(self.file.headers(), backend),
+            batch_costs: batch_costs(self.file.headers(), backend, Kernels::default()),
         };
         let mut model = self.load(&settings)?;
         self.choose_lengths(&model, &settings)?;
@@ -134,9 +134,12 @@ impl Search<'_> {
         let offload = self.file.offload(settings.n_gpu_layers, &context)?;
         let params = LoadParams {
             n_gpu_layers: offload.n_layers,
-            repack: settings
-                .repack
-                .resolve(self.file.headers(), backend, offload.is_any())?,
+            repack: settings.repack.resolve(
+                self.file.headers(),
+                backend,
+                offload.is_any(),
+                Kernels::default(),
+            )?,
             ..LoadParams::default()
         };
         let stop = Arc::clone(&self.stop);

@@ -38,6 +38,7 @@ impl Key {
         for (name, value) in backend.features() {
             facts.push(format!("{name}={value}"));
         }
+        // The kernels that were measured.
         facts.push(format!("own={}", llama::has_own_kernels(backend)));
         for tensor in headers.iter().flat_map(Gguf::tensors) {
             let (name, dtype, dims) = (tensor.name(), tensor.dtype(), tensor.dims());

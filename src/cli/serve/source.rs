@@ -165,6 +165,7 @@ impl GgufSource {
 
     fn embed_params(&self, file: &ModelFile, context: &ContextParams) -> Option<EmbedParams> {
         self.args.embeddings.then(|| EmbedParams {
+            kernels: context.kernels,
             shares_processors: context.shares_processors,
             ..file.embed_params(context.n_threads_batch)
         })

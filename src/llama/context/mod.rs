@@ -13,7 +13,9 @@ use std::sync::{Arc, PoisonError};
 use llama_cpp_sys_2 as sys;
 
 use super::matmul::Matmul;
-use super::{Adapter, Batch, CacheType, Kernels, Model, Pooling, backend, devices, log, turns};
+use super::{
+    Adapter, Batch, CacheType, Device, Kernels, Model, Pooling, backend, devices, log, turns,
+};
 use threads::Threads;
 
 pub use output::all_logits;
@@ -50,7 +52,7 @@ pub struct Context {
     // Dropped by hand first, since it uses the threads and the kernels.
     context: NonNull<sys::llama_context>,
     _threads: Threads,
-    _matmul: Option<Box<Matmul>>,
+    _matmul: Option<Arc<Matmul>>,
     n_threads: usize,
     n_threads_batch: usize,
     shares_processors: bool,
@@ -340,9 +342,13 @@ impl Context {
 
 /// The kernels of a new context, where they were asked for and there are any. A context that computes elsewhere, too,
 /// goes without: llama.cpp shows nodes only to those who wait for each part of a graph.
-fn own_kernels(model: &Model, params: &ContextParams) -> Option<Box<Matmul>> {
+fn own_kernels(model: &Model, params: &ContextParams) -> Option<Arc<Matmul>> {
     let backend = backend().ok()?;
-    let is_here = || model.n_gpu_layers() == Some(0) || !devices(backend).iter().any(|d| d.is_gpu);
+    let is_unused = |device: &Device| device.is_gpu && model.n_gpu_layers() == Some(0);
+    let is_here = || {
+        let devices = devices(backend);
+        devices.iter().all(|d| d.backend == "CPU" || is_unused(d))
+    };
     (params.kernels == Kernels::Own && is_here())
         .then(|| Matmul::new(backend))
         .flatten()

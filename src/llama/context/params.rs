@@ -27,7 +27,7 @@ pub struct ContextParams {
     pub type_v: CacheType,
     /// Whether attention is computed in one step.
     pub flash_attention: FlashAttention,
-    /// Whose kernels multiply matrices with a few tokens at once.
+    /// Whose kernels multiply matrices with several tokens at once.
     pub kernels: Kernels,
     /// Rotary positions.
     pub rope: RopeParams,

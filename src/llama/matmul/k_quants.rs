@@ -21,7 +21,7 @@ const N_PAIRS: usize = N_ROWS / 2;
 pub(super) trait Format {
     /// Of 256 weights.
     const BLOCK_BYTES: usize;
-    /// The most columns for which this is faster than ggml's kernel, which computes 32 at a time from there on.
+    /// The most columns for which this is faster than ggml's kernel for many.
     const MAX_COLUMNS: usize;
     /// What else is in a weight than a scale times a level.
     const OFFSETS: Offsets;

@@ -41,7 +41,7 @@ pub(super) struct Kernel {
 pub(super) enum Layout {
     /// As in the file.
     Plain,
-    /// As ggml repacks it on x86-64.
+    /// As ggml repacks it on x86-64 with AVX2 (its buffer type `CPU_REPACK`).
     Repacked,
 }
 
@@ -84,12 +84,8 @@ impl Kernel {
 
 /// Whether this CPU runs the kernels, and ggml's library for it rounds and repacks as they expect.
 pub(super) fn are_available(backend: &Backend) -> bool {
-    let ggml_has = |name| {
-        let mut features = backend.features().iter();
-        features.any(|(feature, value)| feature == name && value != "0")
-    };
-    ggml_has("AVX2")
-        && ggml_has("FMA")
+    backend.has("AVX2")
+        && backend.has("FMA")
         && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")

@@ -1,10 +1,10 @@
-//! Quantized matrices times a few columns, in place of ggml's own multiplication.
+//! Quantized matrices times several columns, in place of ggml's own multiplication.
 //!
 //! ggml unpacks a row of a K-quant anew for each of up to seven columns, and from eight on it computes sixteen at a
-//! time. So a token of each of eight requests costs most of what eight tokens alone cost. The kernels here unpack a row
-//! once and give every column the very bits that ggml gives a column alone: the same whole numbers, added in the same
-//! order. What a request answers therefore does not depend on how many others are computed beside it, up to
-//! [`Kernel::max_columns`] tokens at once.
+//! time; so a token of each of eight requests costs most of what eight tokens alone cost. Where it repacks Q4_K and Q4_0,
+//! it multiplies long prompts at half of what the CPU can. The kernels here unpack a row once for all columns and give
+//! every column the very bits that ggml gives a column alone: the same whole numbers, added in the same order. So a
+//! product does not depend on how many columns are computed together, up to [`Kernel::max_columns`].
 //!
 //! llama.cpp shows each node to a callback before it computes a graph ([`on_node`]). There a multiplication that a
 //! kernel knows becomes a custom operation, which ggml's own threads compute ([`compute`]).
@@ -22,11 +22,14 @@ mod tests;
 
 use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use llama_cpp_sys_2 as sys;
 
 use super::Backend;
+use super::backend::cpu_function;
 use super::repack::repack_buffer_type;
 use barrier::Barrier;
 use kernel::{Block, Kernel, Layout, MAX_TOGETHER, SUPER_LEN};
@@ -50,34 +53,61 @@ pub(super) struct Matmul {
     barrier: Barrier,
     /// The first row that no thread has taken.
     next_row: AtomicUsize,
-    /// The columns of the multiplication under way.
-    columns: UnsafeCell<Vec<Block>>,
+    /// Room for the columns of the multiplication under way; only [`on_node`] looks at it.
+    room: UnsafeCell<Vec<Block>>,
+    /// Its first block, for the threads.
+    columns: AtomicPtr<Block>,
     /// Of a custom operation that calls [`compute`] with this.
-    op_params: [i32; 16],
+    op_params: OnceLock<[i32; 16]>,
     /// Of repacked matrices; null where there are none.
     repacked: sys::ggml_backend_buffer_type_t,
+    /// Memory belongs to processors: each thread keeps to its own rows.
+    is_numa: bool,
 }
+
+// SAFETY: `repacked` is compared and never followed.
+unsafe impl Send for Matmul {}
+// SAFETY: only `on_node` looks at the room, on the one thread that has the context compute; the rest is atomic.
+unsafe impl Sync for Matmul {}
 
 impl Matmul {
     /// `None` where there are no kernels for this machine.
-    pub(super) fn new(backend: &Backend) -> Option<Box<Self>> {
+    pub(super) fn new(backend: &Backend) -> Option<Arc<Self>> {
         if !has_own_kernels(backend) {
             return None;
         }
-        let mut matmul = Box::new(Matmul {
+        let matmul = Arc::new(Matmul {
             barrier: Barrier::default(),
             next_row: AtomicUsize::new(0),
-            columns: UnsafeCell::default(),
-            op_params: [0; 16],
+            room: UnsafeCell::default(),
+            columns: AtomicPtr::default(),
+            op_params: OnceLock::new(),
             repacked: repack_buffer_type().unwrap_or(std::ptr::null_mut()),
+            is_numa: is_numa(),
         });
-        matmul.op_params = op_params((&raw const *matmul).cast_mut().cast())?;
+        let (_, data) = matmul.callback();
+        matmul.op_params.set(op_params(data)?).ok()?;
         Some(matmul)
     }
 
     /// For the parameters of the context, which must be freed before this is dropped.
-    pub(super) fn callback(&self) -> (sys::ggml_backend_sched_eval_callback, *mut c_void) {
-        (Some(on_node), (&raw const *self).cast_mut().cast())
+    pub(super) fn callback(
+        self: &Arc<Self>,
+    ) -> (sys::ggml_backend_sched_eval_callback, *mut c_void) {
+        (Some(on_node), Arc::as_ptr(self).cast_mut().cast())
+    }
+}
+
+/// Whether ggml was told that memory belongs to processors.
+fn is_numa() -> bool {
+    let function = cpu_function(c"ggml_backend_cpu_is_numa");
+    if function.is_null() {
+        return false;
+    }
+    // SAFETY: under this name the registry gives ggml_is_numa (ggml-cpu.h), whose type this is; it is not null.
+    unsafe {
+        let is_numa: unsafe extern "C" fn() -> bool = std::mem::transmute(function);
+        is_numa()
     }
 }
 
@@ -123,17 +153,21 @@ unsafe extern "C" fn on_node(
     _is_before: bool,
     matmul: *mut c_void,
 ) -> bool {
-    // SAFETY: by this function's contract both are alive, and nobody else uses the node or the columns now.
+    // SAFETY: by this function's contract both are alive, and nobody else uses the node or the room now.
     unsafe {
         let matmul = &*matmul.cast::<Matmul>();
-        if let Some(product) = Product::of(node, matmul.repacked) {
-            let columns = &mut *matmul.columns.get();
+        if let (Some(product), Some(&op_params)) =
+            (Product::of(node, matmul.repacked), matmul.op_params.get())
+        {
+            let room = &mut *matmul.room.get();
             let n_blocks = product.n_columns * product.n_blocks;
-            if columns.len() < n_blocks {
-                columns.resize(n_blocks, Block::ZERO);
+            if room.len() < n_blocks {
+                room.clear();
+                room.resize(n_blocks, Block::ZERO);
+                matmul.columns.store(room.as_mut_ptr(), Ordering::Release);
             }
             (*node).op = sys::GGML_OP_CUSTOM;
-            (*node).op_params = matmul.op_params;
+            (*node).op_params = op_params;
         }
     }
     false
@@ -155,9 +189,9 @@ unsafe extern "C" fn compute(
         let matmul = &*matmul.cast::<Matmul>();
         let (thread, n_threads) = (thread as usize, n_threads as usize);
         let Some(product) = Product::read(node, matmul.repacked) else {
-            return;
+            unreachable!("on_node found a kernel");
         };
-        let columns = (*matmul.columns.get()).as_mut_ptr();
+        let columns = matmul.columns.load(Ordering::Acquire);
         let n_blocks = product.n_columns * product.n_blocks;
         for i in n_blocks * thread / n_threads..n_blocks * (thread + 1) / n_threads {
             let (column, block) = (i / product.n_blocks, i % product.n_blocks);
@@ -170,17 +204,28 @@ unsafe extern "C" fn compute(
         let step = product.kernel.n_rows;
         let share = product.n_rows.div_ceil(n_threads * SHARES_PER_THREAD);
         let share = share.min(MAX_SHARE).next_multiple_of(step);
+        let multiply = |rows: Range<usize>| {
+            for column in (0..product.n_columns).step_by(MAX_TOGETHER) {
+                let together = column..product.n_columns.min(column + MAX_TOGETHER);
+                for row in rows.clone().step_by(step) {
+                    (product.kernel.multiply)(&product, row, together.clone(), columns);
+                }
+            }
+        };
+        if matmul.is_numa {
+            let own = product.n_rows.div_ceil(n_threads).next_multiple_of(step);
+            let end = product.n_rows.min(own * (thread + 1));
+            for first in (own * thread..end).step_by(share) {
+                multiply(first..end.min(first + share));
+            }
+            return;
+        }
         loop {
             let first = matmul.next_row.fetch_add(share, Ordering::Relaxed);
             if first >= product.n_rows {
                 break;
             }
-            for column in (0..product.n_columns).step_by(MAX_TOGETHER) {
-                let together = column..product.n_columns.min(column + MAX_TOGETHER);
-                for row in (first..product.n_rows.min(first + share)).step_by(step) {
-                    (product.kernel.multiply)(&product, row, together.clone(), columns);
-                }
-            }
+            multiply(first..product.n_rows.min(first + share));
         }
     }
 }
@@ -228,8 +273,8 @@ impl Product {
             let product = Self::read(node, repacked)?;
             let has_whole_blocks = matrix.ne[0] as usize == product.n_blocks * SUPER_LEN
                 && product.n_rows.is_multiple_of(product.kernel.n_rows);
-            let are_few = (2..=product.kernel.max_columns).contains(&product.n_columns);
-            (fits && has_whole_blocks && are_few).then_some(product)
+            let is_their_number = (2..=product.kernel.max_columns).contains(&product.n_columns);
+            (fits && has_whole_blocks && is_their_number).then_some(product)
         }
     }
 

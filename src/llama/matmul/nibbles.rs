@@ -79,7 +79,7 @@ pub(super) unsafe fn multiply<L: Levels>(
             for (column, sum) in columns.clone().zip(&mut *sums) {
                 let column = &*rounded.add(column * product.n_blocks + block);
                 // Each row has two lanes.
-                let start = _mm512_set1_epi32(column.sums[group] * (-L::BIAS / 2));
+                let start = _mm512_set1_epi32(column.sums[group].wrapping_mul(-L::BIAS / 2));
                 let (mut a, mut b) = (start, start);
                 let pieces = column.quants[group].as_chunks::<8>().0;
                 for (j, piece) in pieces.iter().enumerate() {

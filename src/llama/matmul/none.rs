@@ -1,6 +1,7 @@
 //! In place of the kernels on CPUs for which there are none: ggml multiplies.
 
 use std::ffi::c_void;
+use std::sync::Arc;
 
 use llama_cpp_sys_2 as sys;
 
@@ -17,7 +18,7 @@ pub fn has_own_kernels(_: &Backend) -> bool {
 }
 
 impl Matmul {
-    pub(super) fn new(_: &Backend) -> Option<Box<Self>> {
+    pub(super) fn new(_: &Backend) -> Option<Arc<Self>> {
         None
     }
 
