@@ -52,8 +52,7 @@ pub(super) struct Pair {
     pub(super) scales: [__m512i; 4],
     /// Times this.
     pub(super) scale: __m512,
-    /// Eight minimums of each row in 16 bits, in the lower half; or the sixteen
-    /// scales of each row, times 32.
+    /// Eight minimums of each row in 16 bits, in the lower half; or the sixteen scales of each row, times 32.
     pub(super) offsets: __m512i,
     /// The minimums times this, four lanes for each row.
     pub(super) min_scale: __m256,
@@ -69,7 +68,8 @@ struct Sums {
 /// Four rows of the result.
 ///
 /// # Safety
-/// `product` is a matrix of this format with these rows, `rounded` has its columns as [`Q8K`], `columns` are some of them, and the CPU has these features.
+/// `product` is a matrix of this format with these rows, `rounded` has its columns as [`Q8K`], `columns` are some of
+/// them, and the CPU has these features.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
 pub(super) unsafe fn multiply<F: Format>(
     product: &Product,

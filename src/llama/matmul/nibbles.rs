@@ -46,8 +46,8 @@ impl Levels for Iq4Nl {
 /// Sixteen rows of the result.
 ///
 /// # Safety
-/// `product` is a matrix of this type, repacked, with these rows, `rounded` has its columns as [`Q80`], `columns` are some of them, and the CPU has
-/// these features.
+/// `product` is a matrix of this type, repacked, with these rows, `rounded` has its columns as [`Q80`], `columns` are
+/// some of them, and the CPU has these features.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
 pub(super) unsafe fn multiply<L: Levels>(
     product: &Product,

@@ -43,11 +43,9 @@ pub(super) unsafe fn quantize(values: *const f32, block: *mut Block) {
             let low = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
             let high = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
             block.sums[group] = _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
-            let [first, second] = quants.as_chunks_mut::<16>().0 else {
-                unreachable!("32 bytes")
-            };
-            _mm_storeu_si128(first.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(low));
-            _mm_storeu_si128(second.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(high));
+            let bytes = quants.as_mut_ptr();
+            _mm_storeu_si128(bytes.cast(), _mm512_cvtsepi32_epi8(low));
+            _mm_storeu_si128(bytes.add(16).cast(), _mm512_cvtsepi32_epi8(high));
         }
     }
 }
