@@ -29,7 +29,7 @@ use regex::Regex;
 use yi_gguf::{DType, Gguf, TensorInfo};
 
 use crate::error::Error;
-use crate::llama::{Backend, Kernels, Repack, can_repack, has_own_kernels};
+use crate::llama::{Backend, Kernels, Repack, can_repack};
 
 /// What the user asked for.
 #[derive(Debug, Clone, Default)]
@@ -69,7 +69,7 @@ impl RepackChoice {
         on_gpu: bool,
         kernels: Kernels,
     ) -> Result<Repack, Error> {
-        let has_own = kernels == Kernels::Own && has_own_kernels(backend);
+        let has_own = kernels.are_own(backend);
         let chosen: Box<dyn Fn(&TensorInfo) -> bool> = match self {
             RepackChoice::On => return Ok(Repack::All),
             RepackChoice::Off => return Ok(Repack::None),

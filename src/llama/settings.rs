@@ -6,6 +6,8 @@ use std::str::FromStr;
 use llama_cpp_sys_2 as sys;
 use yi_gguf::DType;
 
+use super::{Backend, has_own_kernels};
+
 /// How keys or values are stored in the cache: llama.cpp's types for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CacheType {
@@ -143,6 +145,25 @@ impl FlashAttention {
     }
 }
 
+impl fmt::Display for FlashAttention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for FlashAttention {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" | "-1" => Ok(FlashAttention::Auto),
+            "on" | "1" => Ok(FlashAttention::On),
+            "off" | "0" => Ok(FlashAttention::Off),
+            _ => Err("it is on, off or auto".to_owned()),
+        }
+    }
+}
+
 /// Whose kernels multiply matrices with several tokens at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Kernels {
@@ -151,6 +172,14 @@ pub enum Kernels {
     Own,
     /// ggml's.
     Ggml,
+}
+
+impl Kernels {
+    /// Whether this program's kernels are meant and there are any for this machine.
+    #[must_use]
+    pub fn are_own(self, backend: &Backend) -> bool {
+        self == Kernels::Own && has_own_kernels(backend)
+    }
 }
 
 impl fmt::Display for Kernels {
@@ -170,25 +199,6 @@ impl FromStr for Kernels {
             "own" => Ok(Kernels::Own),
             "ggml" => Ok(Kernels::Ggml),
             _ => Err("it is own or ggml".to_owned()),
-        }
-    }
-}
-
-impl fmt::Display for FlashAttention {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for FlashAttention {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" | "-1" => Ok(FlashAttention::Auto),
-            "on" | "1" => Ok(FlashAttention::On),
-            "off" | "0" => Ok(FlashAttention::Off),
-            _ => Err("it is on, off or auto".to_owned()),
         }
     }
 }

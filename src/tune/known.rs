@@ -3,7 +3,7 @@
 use yi_gguf::{DType, Gguf};
 
 use crate::engine::BatchCosts;
-use crate::llama::{Backend, Kernels, has_own_kernels};
+use crate::llama::{Backend, Kernels};
 
 /// Weights that stay in a CPU's last cache: to read them once for several tokens saves nothing.
 const CACHED_BYTES: u64 = 32 << 20;
@@ -33,7 +33,7 @@ pub fn batch_costs(headers: &[Gguf], backend: &Backend, kernels: Kernels) -> Bat
         return known(&[(2, 2.0)]);
     }
     let n_own = bytes_of(&|dtype| matches!(dtype, Q4_K | Q5_K | Q6_K | Q4_0 | IQ4_NL));
-    if n_own > n_bytes / 2 && kernels == Kernels::Own && has_own_kernels(backend) {
+    if n_own > n_bytes / 2 && kernels.are_own(backend) {
         return known(&[(2, 1.1), (4, 1.35), (8, 2.1), (16, 3.6), (32, 7.0)]);
     }
     let n_k_quants = bytes_of(&|dtype| matches!(dtype, Q2_K | Q3_K | Q4_K | Q5_K | Q6_K));

@@ -198,8 +198,8 @@ unsafe extern "C" fn compute(
             let values = product.columns.byte_add(column * product.column_bytes);
             (product.kernel.quantize)(values.add(block * SUPER_LEN).cast(), columns.add(i));
         }
-        let take_rows = || matmul.next_row.store(0, Ordering::Relaxed);
-        matmul.barrier.wait(n_threads, take_rows);
+        let begin_rows = || matmul.next_row.store(0, Ordering::Relaxed);
+        matmul.barrier.wait(n_threads, begin_rows);
 
         let step = product.kernel.n_rows;
         let share = product.n_rows.div_ceil(n_threads * SHARES_PER_THREAD);

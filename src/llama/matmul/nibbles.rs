@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::Product;
+use super::k_formats::load_16;
 use super::kernel::{Block, MAX_TOGETHER};
 use super::q8_0::{N_GROUPS, Q80};
 
@@ -60,7 +61,7 @@ pub(super) unsafe fn multiply<L: Levels>(
     for sum in &mut *sums {
         sum.write(_mm512_setzero_ps());
     }
-    // SAFETY: rows, blocks and columns are counted by the product; what is prefetched need not exist.
+    // SAFETY: rows, blocks and columns are counted by the product.
     unsafe {
         let values = _mm512_broadcast_i32x4(_mm_loadu_si128(L::VALUES.as_ptr().cast()));
         // Eight rows are as long together as they were one by one.
@@ -71,11 +72,8 @@ pub(super) unsafe fn multiply<L: Levels>(
             let (block, group) = (i / N_GROUPS, i % N_GROUPS);
             let (a, b) = (first.add(i * BLOCK_BYTES), second.add(i * BLOCK_BYTES));
             let (a_levels, b_levels) = (unpack(a, values), unpack(b, values));
-            let scales = _mm256_inserti128_si256::<1>(
-                _mm256_castsi128_si256(_mm_loadu_si128(a.cast())),
-                _mm_loadu_si128(b.cast()),
-            );
-            let scales = _mm512_permutexvar_ps(rows_of_lanes(), _mm512_cvtph_ps(scales));
+            let halves = load_16([a, b], 0);
+            let scales = _mm512_permutexvar_ps(rows_of_lanes(), _mm512_cvtph_ps(halves));
             for (column, sum) in columns.clone().zip(&mut *sums) {
                 let column = &*rounded.add(column * product.n_blocks + block);
                 // Each row has two lanes.
