@@ -13,8 +13,10 @@ use crate::weights::Weights;
 /// Source bytes per chunk: small enough that the largest tensor keeps all cores busy to its end and that a buffer
 /// stays in a core's cache, large enough that handing it over costs nothing.
 pub(super) const CHUNK_BYTES: usize = 1 << 20;
-/// Weights converted at a time: 64 Ki floats stay in a core's L2 cache.
-const SCRATCH_WEIGHTS: usize = 64 << 10;
+/// Weights converted at a time: 16 Ki floats stay in a core's L2 cache beside the rows that they come from.
+const SCRATCH_WEIGHTS: usize = 16 << 10;
+/// Weights that the widest kernel takes at a time: it takes as long for a part of them.
+const KERNEL_WEIGHTS: usize = 8 * 256;
 
 /// One turn of the ring. The buffers stay with it from turn to turn.
 #[derive(Default)]
@@ -50,6 +52,15 @@ pub(super) fn rows_per_chunk(tensor: &PlannedTensor) -> usize {
     (CHUNK_BYTES / tensor.source_row_bytes()).max(1)
 }
 
+/// Rows converted at a time: where they fit, such that kernels have no rest.
+fn rows_at_once(n_cols: usize) -> usize {
+    let n = SCRATCH_WEIGHTS / n_cols;
+    let without_rest = (1..=n)
+        .rev()
+        .find(|n| (n * n_cols).is_multiple_of(KERNEL_WEIGHTS));
+    without_rest.unwrap_or(n.max(1))
+}
+
 impl Chunk {
     /// Quantizes the chunk's rows into `out`, or copies them.
     pub(super) fn quantize(&mut self, isa: Isa, plan: &Plan, weights: &Weights) {
@@ -65,7 +76,7 @@ impl Chunk {
         let source_row_bytes = tensor.source_row_bytes();
         self.out.resize(rows.len() * tensor.row_bytes, 0);
         self.errors.clear();
-        let rows_at_once = (SCRATCH_WEIGHTS / n_cols).max(1);
+        let rows_at_once = rows_at_once(n_cols);
         let pieces = self.out.chunks_mut(rows_at_once * tensor.row_bytes);
         for (out, first_row) in pieces.zip(rows.clone().step_by(rows_at_once)) {
             let n_rows = out.len() / tensor.row_bytes;
@@ -107,6 +118,28 @@ impl Chunk {
                 });
                 return;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_converted_in_groups_that_fill_the_widest_kernel() {
+        let cases = [
+            (7168, 2),
+            (20480, 1),
+            (4096, 4),
+            (5120, 2),
+            (11008, 1),
+            (2048, 8),
+            (32, 512),
+            (320, 32),
+        ];
+        for (n_cols, n_rows) in cases {
+            assert_eq!(rows_at_once(n_cols), n_rows, "{n_cols}");
         }
     }
 }
