@@ -1,10 +1,12 @@
 //! Weights in mapped files, of a checkpoint or of a GGUF model.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Range;
 
 use yi_gguf::DType;
 
+use crate::checkpoint::FileError;
 use crate::map::MappedFile;
 
 /// One tensor of the input.
@@ -31,6 +33,14 @@ pub struct WeightFile {
     pub name: String,
     /// Its content.
     pub map: MappedFile,
+}
+
+impl WeightFile {
+    /// Why it could not be read.
+    pub fn io_error(&self, source: io::Error) -> FileError {
+        let path = self.name.clone().into();
+        FileError::Io { path, source }
+    }
 }
 
 /// All weights of the input, mapped but not read.

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use yi_gguf::DType;
 
-use crate::digest::Digest;
 use crate::error::Error;
 use crate::kernels::{self, ErrorSums, Isa, Rows};
+use crate::output::Output;
 use crate::plan::{Plan, PlannedTensor};
 use crate::weights::Weights;
 
@@ -21,30 +21,24 @@ const KERNEL_WEIGHTS: usize = 8 * 256;
 /// One turn of the ring. The buffers stay with it from turn to turn.
 #[derive(Default)]
 pub(super) struct Chunk {
-    pub(super) content: Content,
+    /// None before its first turn, and once it has been taken.
+    pub(super) content: Option<Content>,
     /// The rows' bytes in the output.
     pub(super) out: Vec<u8>,
     /// How far each row is from what it was.
     pub(super) errors: Vec<ErrorSums>,
-    /// Why they could not be made.
+    /// Why they could not be made or written.
     pub(super) error: Option<Error>,
     scratch: Vec<f32>,
 }
 
-#[derive(Default)]
 pub(super) enum Content {
-    /// Nothing yet.
-    #[default]
-    Empty,
     /// These rows (of the output) of tensor `index` of the plan.
-    Rows {
-        index: usize,
-        rows: Range<usize>,
-        /// With the tensor's last rows: of the source file up to their end.
-        source_prefix_sha256: Option<Digest>,
-    },
+    Rows { index: usize, rows: Range<usize> },
+    /// No rows: a tensor that an earlier run has finished.
+    Finished { index: usize },
     /// No rows: the end of a source file.
-    EndOfFile { file: usize, sha256: Digest },
+    EndOfFile { file: usize },
 }
 
 /// Rows per chunk of a tensor. Depends on the tensor only.
@@ -62,12 +56,23 @@ fn rows_at_once(n_cols: usize) -> usize {
 }
 
 impl Chunk {
+    /// Writes the chunk's rows to their place.
+    pub(super) fn write(&mut self, plan: &Plan, output: &Output) {
+        let Some(Content::Rows { index, ref rows }) = self.content else {
+            return;
+        };
+        if self.error.is_none() {
+            let place = plan.place(index);
+            let offset = rows.start * plan.tensors[index].row_bytes;
+            let written =
+                output.write_all_at(place.part, &self.out, place.bytes.start + offset as u64);
+            self.error = written.err().map(Error::from);
+        }
+    }
+
     /// Quantizes the chunk's rows into `out`, or copies them.
     pub(super) fn quantize(&mut self, isa: Isa, plan: &Plan, weights: &Weights) {
-        let Content::Rows {
-            index, ref rows, ..
-        } = self.content
-        else {
+        let Some(Content::Rows { index, ref rows }) = self.content else {
             return;
         };
         let tensor = &plan.tensors[index];

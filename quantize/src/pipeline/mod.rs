@@ -1,23 +1,24 @@
 //! Read, hash, convert, quantize, write: one pass over the checkpoint's files, everything at once, in bounded
 //! memory.
 //!
-//! A lane works on one source file at a time. Its reader hashes the file from the first byte to the last, which
-//! brings the pages in, and cuts each tensor into chunks of whole rows; the rayon pool quantizes the chunks; the
-//! lane's writer takes them in order, hashes them, writes them to their place, which the plan knows, and gives the
-//! pages back. A `ring` of buffers bounds what is under way. Memory therefore depends on the threads and the
-//! chunk and not on the tensor or the model, and the bytes do not depend on the number of threads.
+//! A lane works on one source file at a time. Its reader brings the file's pages in and cuts each tensor into chunks
+//! of whole rows; the rayon pool quantizes the chunks and writes them to their place, which the plan knows; the lane's
+//! collector takes them in order, hashes them and beside them the source file, from its first byte to its last, and
+//! gives the source's pages back. A `ring` of buffers bounds what is under way. Memory therefore depends on the threads
+//! and the chunk and not on the tensor or the model, and the bytes do not depend on the number of threads.
 
 mod chunk;
+mod collector;
 mod reader;
 mod ring;
-mod writer;
+mod source_hash;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 
 use rayon::ThreadPool;
 
-use crate::digest::Digest;
+use crate::digest::{self, Digest};
 use crate::error::Error;
 use crate::kernels::Isa;
 use crate::outcome::TensorOutcome;
@@ -28,8 +29,11 @@ use crate::weights::Weights;
 use chunk::Chunk;
 use ring::{AbandonOnPanic, Ring};
 
-/// One lane hashes some 2 GB/s: so many threads quantize about as fast.
-const THREADS_PER_LANE: usize = 4;
+/// Threads that quantize about as fast as one lane hashes: some 2 GB/s, or a quarter of that where the CPU has no
+/// instructions for it.
+fn threads_per_lane() -> usize {
+    if digest::has_instructions() { 4 } else { 2 }
+}
 
 /// Told about the work as it goes on.
 pub trait Progress: Sync {
@@ -130,7 +134,7 @@ impl Pipeline<'_> {
     pub fn run(&self, finished: Sender<Finished>) -> Result<(), Error> {
         let n_threads = self.pool.current_num_threads();
         let n_files = self.weights.files.len();
-        let n_lanes = (n_threads / THREADS_PER_LANE).clamp(1, n_files.max(1));
+        let n_lanes = (n_threads / threads_per_lane()).clamp(1, n_files.max(1));
         let work = Work {
             pipeline: self,
             tensors_of_file: self.tensors_by_file(),
@@ -188,7 +192,7 @@ struct Failure {
 }
 
 impl Work<'_> {
-    /// Takes one source file after the other until none is left: this thread writes, a second one reads.
+    /// Takes one source file after the other until none is left: this thread collects, a second one reads.
     fn lane(&self, n_slots: usize, finished: &Sender<Finished>) -> Result<(), Failure> {
         let ring = Ring::new((0..n_slots).map(|_| Box::<Chunk>::default()));
         std::thread::scope(|scope| {
@@ -200,17 +204,17 @@ impl Work<'_> {
                 self.stop_on_error(read)
             });
             let lost = AbandonOnPanic(&ring);
-            let written = self.stop_on_error(self.write(&ring, finished));
+            let collected = self.stop_on_error(self.collect(&ring, finished));
             drop(lost);
-            if written.is_err() {
+            if collected.is_err() {
                 ring.abandon();
             }
             let read = match reader.join() {
                 Ok(read) => read,
                 Err(panic) => std::panic::resume_unwind(panic),
             };
-            // What was read before the failed read has been written before: its error is the earlier one.
-            written.and(read)
+            // What was read before the failed read has been collected before: its error is the earlier one.
+            collected.and(read)
         })
     }
 

@@ -1,7 +1,7 @@
-//! A ring of buffers between one reader, many workers and one writer.
+//! A ring of buffers between one reader, many workers and one collector.
 //!
 //! Turn `n` uses slot `n % n_slots`: the reader fills the slots in turn, workers finish them in any order, and the
-//! writer takes them in turn again. So results come in order, no more than `n_slots` are under way, and nothing is
+//! collector takes them in turn again. So results come in order, no more than `n_slots` are under way, and nothing is
 //! allocated once the ring exists.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -38,12 +38,12 @@ impl<T> Ring<T> {
         }
     }
 
-    /// For the reader: the slot's value once the writer has returned it; `None` if the ring is abandoned.
+    /// For the reader: the slot's value once the collector has returned it; `None` if the ring is abandoned.
     pub(super) fn take_free(&self, turn: usize) -> Option<T> {
         self.take(turn, |slot| matches!(slot, Slot::Free(_)))
     }
 
-    /// For the writer: the value of this turn once its work is done; `None` if there is no such turn.
+    /// For the collector: the value of this turn once its work is done; `None` if there is no such turn.
     pub(super) fn take_ready(&self, turn: usize) -> Option<T> {
         self.take(turn, |slot| matches!(slot, Slot::Ready(_)))
     }
@@ -53,7 +53,7 @@ impl<T> Ring<T> {
         self.put(turn, Slot::Ready(value));
     }
 
-    /// For the writer: this turn's value may be used again.
+    /// For the collector: this turn's value may be used again.
     pub(super) fn put_free(&self, turn: usize, value: T) {
         self.put(turn, Slot::Free(value));
     }
@@ -105,7 +105,7 @@ impl<T> Ring<T> {
     }
 }
 
-/// Held by a worker or the writer: what a panic has taken along would be waited for for ever.
+/// Held by a worker or the collector: what a panic has taken along would be waited for for ever.
 pub(super) struct AbandonOnPanic<'a, T>(pub &'a Ring<T>);
 
 impl<T> Drop for AbandonOnPanic<'_, T> {

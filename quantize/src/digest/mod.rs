@@ -1,10 +1,15 @@
-//! SHA-256 digests as values.
+//! SHA-256 digests as values, and how they are computed.
+
+mod hasher;
+#[cfg(target_arch = "x86_64")]
+mod sha_ni;
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sha2::Digest as _;
+
+pub use hasher::{Hasher, has_instructions};
 
 /// A SHA-256 digest; 64 lower-case hexadecimal digits in text.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -66,22 +71,6 @@ impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-/// Computes a [`Digest`] of bytes as they pass by.
-#[derive(Clone, Default)]
-pub struct Hasher(sha2::Sha256);
-
-impl Hasher {
-    /// Takes the next bytes.
-    pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    /// The digest of all bytes so far.
-    pub fn digest(&self) -> Digest {
-        Digest(self.0.clone().finalize().into())
     }
 }
 
