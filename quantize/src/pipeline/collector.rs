@@ -45,7 +45,8 @@ impl Work<'_> {
                 break;
             };
             let Some(content) = chunk.content.take() else {
-                break;
+                ring.put_free(turn, chunk);
+                continue;
             };
             let file = match &content {
                 Content::Rows { index, .. } | Content::Finished { index } => {
@@ -83,6 +84,10 @@ impl Work<'_> {
         current: &mut Current,
     ) -> Result<Option<Finished>, Error> {
         let Pipeline { plan, earlier, .. } = self.pipeline;
+        let earlier_prefix = |index: usize| {
+            let tensor = earlier.tensors[index].as_ref()?;
+            Some(tensor.source_prefix_sha256)
+        };
         Ok(match content {
             Content::Rows { index, rows } => {
                 if let Some(error) = chunk.error.take() {
@@ -95,9 +100,8 @@ impl Work<'_> {
                 }
                 source.advance_beside(at(rows.end), &mut current.hasher, &chunk.out);
                 let is_last = rows.end == tensor.n_rows;
-                let prefix = earlier.tensors[index].as_ref();
-                let prefix = prefix.map(|tensor| tensor.source_prefix_sha256);
-                let source_prefix_sha256 = is_last.then(|| source.digest(prefix)).transpose()?;
+                let prefix = is_last.then(|| source.digest(earlier_prefix(index)));
+                let source_prefix_sha256 = prefix.transpose()?;
                 self.collect_rows(chunk, index, rows, current)?;
                 source_prefix_sha256.map(|source_prefix_sha256| Finished::Tensor {
                     index,
@@ -108,8 +112,7 @@ impl Work<'_> {
             Content::Finished { index } => {
                 let tensor = &plan.tensors[index];
                 if source.skip_to(tensor.named.source.bytes.end, self)? {
-                    let prefix = earlier.tensors[index].as_ref();
-                    source.digest(prefix.map(|tensor| tensor.source_prefix_sha256))?;
+                    source.digest(earlier_prefix(index))?;
                     self.pipeline.progress.advance(tensor.source_bytes());
                 }
                 None
