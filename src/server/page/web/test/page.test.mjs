@@ -117,6 +117,8 @@ describe("a conversation", () => {
     const page = await visit(slow.url);
     await ask(page, "Hello");
     await page.waitForFunction(() => document.querySelector(".message.assistant .markdown")?.textContent.length > 400);
+    // An answer under way is stored once a second.
+    await page.waitForTimeout(1500);
     await page.reload();
     const answer = await answered(page);
     assert.match(await answer.locator(".note").textContent(), /Interrupted/);
