@@ -66,8 +66,10 @@ impl<'scope> LaneReader<'scope, '_> {
             pipeline.progress.advance(n_bytes.sum());
             return Ok(());
         }
+        let source = &pipeline.weights.files[file];
+        source.map.prefetch(0..PREFETCH_BYTES);
         for &index in tensors {
-            if self.work.is_stopped() || !self.read_tensor(&pipeline.weights.files[file], index)? {
+            if self.work.is_stopped() || !self.read_tensor(source, index)? {
                 return Ok(());
             }
         }
@@ -129,7 +131,7 @@ impl<'scope> LaneReader<'scope, '_> {
 
 /// Takes bytes of a file into memory, and has the disk read on.
 pub(super) fn fetch(file: &WeightFile, range: Range<usize>) -> Result<(), FileError> {
-    // What lies between was asked for when what lies before was fetched.
+    // What lies between was asked for before: with the file's beginning, or when what lies before was fetched.
     let ahead = range.start + PREFETCH_BYTES..range.end + PREFETCH_BYTES;
     file.map.prefetch(ahead);
     file.map.populate(range).map_err(|e| file.io_error(e))

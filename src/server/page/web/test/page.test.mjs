@@ -371,6 +371,7 @@ describe("conversations in the browser", () => {
     await page.keyboard.press("Enter");
     // The list changes once the browser has stored the name.
     await page.locator("#list li").first().getByText("House", { exact: true }).waitFor();
+    assert.equal(await page.locator("#list .title").first().textContent(), "House");
 
     await page.locator("#open-settings").click();
     const [file] = await Promise.all([page.waitForEvent("download"), page.locator("#export-all").click()]);
